@@ -1,0 +1,2 @@
+//! Eventfd, epoll, timerfd and the like.
+#![forbid(unsafe_code)]

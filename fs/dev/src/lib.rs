@@ -1,0 +1,2 @@
+//! /dev nodes.
+#![forbid(unsafe_code)]

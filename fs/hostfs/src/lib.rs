@@ -1,0 +1,2 @@
+//! Host directories (directfs).
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Union of a writable upper and read-only lowers.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Pipes and fifos.
+#![forbid(unsafe_code)]

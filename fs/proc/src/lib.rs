@@ -1,0 +1,2 @@
+//! /proc.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Files in memory.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Credentials, capabilities, user namespaces.
+#![forbid(unsafe_code)]

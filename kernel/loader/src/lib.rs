@@ -1,0 +1,2 @@
+//! Execve: ELF, scripts, auxv.
+#![forbid(unsafe_code)]

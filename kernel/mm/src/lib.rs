@@ -1,0 +1,2 @@
+//! Guest address spaces.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Tasks, thread groups, signals, futexes, wait.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Clocks and timers.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Dentries, mounts, path walk, open files, descriptor tables.
+#![forbid(unsafe_code)]

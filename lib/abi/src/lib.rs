@@ -1,0 +1,2 @@
+//! Linux UAPI types, numbers and errnos.
+#![forbid(unsafe_code)]

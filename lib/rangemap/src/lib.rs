@@ -1,0 +1,2 @@
+//! Ordered map of disjoint ranges with gap search.
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! Levelled locks, parkers and wait queues.

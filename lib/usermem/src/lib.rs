@@ -1,0 +1,1 @@
+//! Guest memory access: addresses, copies, host files mapped into the sentry.

@@ -1,0 +1,2 @@
+//! AF_UNIX sockets.
+#![forbid(unsafe_code)]

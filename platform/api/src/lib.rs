@@ -1,0 +1,1 @@
+//! What the kernel knows of how guest code is run.

@@ -1,0 +1,2 @@
+//! Create, start, kill, delete.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! OCI bundle to validated configuration.
+#![forbid(unsafe_code)]

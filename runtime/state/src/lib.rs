@@ -1,0 +1,2 @@
+//! State directory.
+#![forbid(unsafe_code)]

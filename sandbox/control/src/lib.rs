@@ -1,0 +1,2 @@
+//! The control socket protocol between CLI and sentry.
+#![forbid(unsafe_code)]

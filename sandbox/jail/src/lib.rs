@@ -1,0 +1,2 @@
+//! Confinement of the sentry.
+#![forbid(unsafe_code)]

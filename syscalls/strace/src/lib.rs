@@ -1,0 +1,2 @@
+//! Decoded arguments and results.
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Programs that run on the host first and then inside.
+
+fn main() {}

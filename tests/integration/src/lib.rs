@@ -1,0 +1,2 @@
+//! Tests of the built product.
+#![forbid(unsafe_code)]

@@ -1,0 +1,4 @@
+//! Everything a developer does.
+#![forbid(unsafe_code)]
+
+fn main() {}
