@@ -1,1 +1,220 @@
 //! What the kernel knows of how guest code is run.
+//!
+//! A [`Platform`] makes address spaces; an [`AddressSpace`] holds guest memory and makes contexts; a [`Context`] runs one guest
+//! thread until it leaves guest code ([`Exit`]). Nothing above this crate may assume that a guest is a host process.
+//!
+//! Guest memory is always a range of a [`HostFile`]: an arena or a file. There is no other kind.
+
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use abi::errno::SysResult;
+use usermem::HostFile;
+
+mod regs;
+
+pub use regs::UserRegs;
+
+bitflags::bitflags! {
+    /// Access to guest memory, as in mmap(2)'s `prot`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+    pub struct Prot: u32 {
+        /// `PROT_READ`
+        const READ = 1;
+        /// `PROT_WRITE`
+        const WRITE = 2;
+        /// `PROT_EXEC`
+        const EXEC = 4;
+    }
+}
+
+/// How a range of a host file appears in the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapKind {
+    /// The pages themselves: arenas, shared memory, `MAP_SHARED` files.
+    Shared,
+    /// The pages of a file, never written through this mapping (`MAP_PRIVATE` that has not been copied yet). `prot` must not
+    /// contain [`Prot::WRITE`].
+    PrivateRo,
+}
+
+/// Why [`Context::switch`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest made a system call. Only `rip` and `rsp` of the registers need be valid; see [`Context::full`].
+    Syscall {
+        /// Number, as the guest had it in `rax`.
+        nr: u64,
+        /// rdi, rsi, rdx, r10, r8, r9.
+        args: [u64; 6],
+    },
+    /// A page fault. All registers are valid and `rip` is at the faulting instruction.
+    Fault {
+        /// Faulting address (`CR2`).
+        addr: u64,
+        /// What was attempted; empty when it isn't known (a non-canonical address, say).
+        access: Prot,
+        /// The host's signal: `SIGSEGV` or `SIGBUS`.
+        signo: i32,
+        /// The host's `si_code`.
+        code: i32,
+        /// x86 trap number, as in `sigcontext`.
+        trapno: u64,
+        /// x86 error code, as in `sigcontext`.
+        error_code: u64,
+    },
+    /// The guest raised another synchronous signal (`SIGFPE`, `SIGILL`, `SIGTRAP`). All registers are valid.
+    Signal {
+        /// Signal number.
+        signo: i32,
+        /// `si_code`
+        code: i32,
+        /// `si_addr`
+        addr: u64,
+        /// x86 trap number.
+        trapno: u64,
+        /// x86 error code.
+        error_code: u64,
+    },
+    /// [`Interrupter::interrupt`] was called. All registers are valid.
+    Interrupted,
+    /// The host thread that ran the guest is gone (killed by the host, or the guest destroyed its own stub). Nothing is valid; the
+    /// task must be killed.
+    Dead,
+}
+
+/// A way to run guest code.
+pub trait Platform: Send + Sync {
+    /// Makes an empty address space.
+    ///
+    /// # Errors
+    /// `EAGAIN`/`ENOMEM` when the host refuses another process.
+    fn new_address_space(&self) -> SysResult<Arc<dyn AddressSpace>>;
+
+    /// Addresses that guests may use.
+    fn user_range(&self) -> Range<u64>;
+}
+
+/// One guest address space.
+///
+/// `map`, `unmap` and `protect` are queued in order and applied before the thread that asked for them runs guest code again, by that
+/// thread itself: no switch of their own. Whoever frees memory must therefore do so only after [`AddressSpace::flush`] or after the
+/// next switch of a context of this address space; [`AddressSpace::queued`] and [`AddressSpace::applied`] tell.
+pub trait AddressSpace: Send + Sync {
+    /// Maps `len` bytes of `file` from `offset` at `addr`, replacing what is there. All page-aligned.
+    fn map(&self, addr: u64, len: u64, file: &Arc<HostFile>, offset: u64, prot: Prot, kind: MapKind);
+
+    /// Like [`AddressSpace::map`], and asks the host to map the present pages at once (`MAP_POPULATE`).
+    fn map_populated(&self, addr: u64, len: u64, file: &Arc<HostFile>, offset: u64, prot: Prot, kind: MapKind);
+
+    /// Removes what is mapped in the range.
+    fn unmap(&self, addr: u64, len: u64);
+
+    /// Changes the access to what is mapped in the range; ranges without a mapping in between are skipped by the caller.
+    fn protect(&self, addr: u64, len: u64, prot: Prot);
+
+    /// Sequence number of the last operation queued.
+    fn queued(&self) -> u64;
+
+    /// Sequence number up to which operations have been applied in the guest.
+    fn applied(&self) -> u64;
+
+    /// Applies what is queued now, without waiting for a thread to run guest code. Costs a switch of its own.
+    fn flush(&self);
+
+    /// Makes a copy with the same mappings. Queued operations are applied to both. The caller has write-protected what is to be
+    /// copied on write.
+    ///
+    /// # Errors
+    /// `EAGAIN`/`ENOMEM` when the host refuses another process.
+    fn fork(&self) -> SysResult<Arc<dyn AddressSpace>>;
+
+    /// Makes a guest thread that starts with `regs` and the floating-point state `fp` (initial state when `None`).
+    ///
+    /// # Errors
+    /// `EAGAIN`/`ENOMEM` when the host refuses another thread.
+    fn new_context(&self, regs: &UserRegs, fp: Option<&[u8]>) -> SysResult<Box<dyn Context>>;
+
+    /// Addresses that guests may use.
+    fn user_range(&self) -> Range<u64>;
+
+    /// Where the vDSO's ELF header is (`AT_SYSINFO_EHDR`) and how many bytes the vDSO has, if the platform has one.
+    fn vdso(&self) -> Option<Range<u64>>;
+
+    /// Lets the platform rewrite hot system call sites through `host`, which belongs to this address space's memory manager.
+    fn set_code_host(&self, host: std::sync::Weak<dyn CodeHost>);
+}
+
+/// What the platform needs of the memory manager to patch system call sites.
+pub trait CodeHost: Send + Sync {
+    /// Replaces `expect` by `replace` (same length, within one page) in executable private memory of the guest: the page is replaced
+    /// as a whole, so that other threads see all of it or nothing.
+    ///
+    /// # Errors
+    /// `EFAULT` when the bytes are not as expected, not executable, shared, or cross a page.
+    fn patch_code(&self, addr: u64, expect: &[u8], replace: &[u8]) -> SysResult<()>;
+
+    /// Reads guest memory, as far as it is readable.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    fn read_code(&self, addr: u64, dst: &mut [u8]) -> SysResult<()>;
+
+    /// Reserves `len` bytes of hidden guest memory, readable and executable for the guest, of which every byte is within `distance` of
+    /// `addr`. Returns its address. Inherited over fork, gone after exec.
+    ///
+    /// # Errors
+    /// `ENOMEM` when there is no room.
+    fn reserve_near(&self, addr: u64, len: u64, distance: u64) -> SysResult<u64>;
+
+    /// Writes into memory from [`CodeHost::reserve_near`]; seen by all threads at once, byte by byte.
+    ///
+    /// # Errors
+    /// `EFAULT` when the range is not such memory.
+    fn write_reserved(&self, addr: u64, src: &[u8]) -> SysResult<()>;
+}
+
+/// One guest thread.
+pub trait Context: Send {
+    /// Runs guest code with `regs` until it leaves. After [`Exit::Syscall`] the caller sets `regs.rax` to the result (or rewinds
+    /// `rip`/`rax` after [`Context::full`]) and switches again.
+    fn switch(&mut self, regs: &mut UserRegs) -> Exit;
+
+    /// Makes every register and the floating-point state valid and lets all of them be changed before the next switch. `regs.rax` as
+    /// the caller has set it is kept. Does nothing when they are valid already. May cost microseconds.
+    ///
+    /// Returns false when the thread is gone.
+    fn full(&mut self, regs: &mut UserRegs) -> bool;
+
+    /// The XSAVE image in standard format (as in a signal frame, without `fpx_sw_bytes`). Valid after [`Context::full`].
+    fn fp(&self) -> Vec<u8>;
+
+    /// Replaces the floating-point state; call [`Context::full`] first.
+    ///
+    /// # Errors
+    /// `EINVAL` when the image isn't one that the CPU would load.
+    fn set_fp(&mut self, image: &[u8]) -> SysResult<()>;
+
+    /// Sets the FS base (thread pointer); call [`Context::full`] first.
+    fn set_fs_base(&mut self, base: u64);
+
+    /// Registers a restartable-sequence area for this thread (rseq(2)).
+    ///
+    /// # Errors
+    /// As rseq(2).
+    fn rseq(&mut self, addr: u64, len: u32, flags: i32, signature: u32) -> SysResult<()>;
+
+    /// CPU time that guest code of this thread has used, in nanoseconds.
+    fn cpu_time(&self) -> u64;
+
+    /// A handle that makes a running [`Context::switch`] come back.
+    fn interrupter(&self) -> Arc<dyn Interrupter>;
+}
+
+/// Makes a running [`Context::switch`] come back, from another thread.
+pub trait Interrupter: Send + Sync {
+    /// The current or else the next `switch` returns [`Exit::Interrupted`] soon (or another exit that came first).
+    fn interrupt(&self);
+}
