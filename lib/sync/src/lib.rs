@@ -1,1 +1,176 @@
-//! Levelled locks, parkers and wait queues.
+//! How threads of the sentry wait for each other: a [`Parker`] per task and [`WaitQueue`]s on what can become ready.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use abi::poll::PollEvents;
+pub use parking_lot::{Mutex, MutexGuard, RwLock};
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+pub type MonotonicNs = u64;
+
+/// The host's monotonic clock.
+#[must_use]
+pub fn monotonic_ns() -> MonotonicNs {
+    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to a local.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ts) };
+    ts.tv_sec.cast_unsigned() * 1_000_000_000 + ts.tv_nsec.cast_unsigned()
+}
+
+/// Whether a thread was woken or its time was up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParkResult {
+    /// Somebody unparked it.
+    Unparked,
+    /// The deadline has passed.
+    TimedOut,
+}
+
+const EMPTY: u32 = 0;
+const TOKEN: u32 = 1;
+const PARKED: u32 = 2;
+
+/// Lets one thread sleep until another unparks it. An unpark that comes first is kept.
+#[derive(Debug, Default)]
+pub struct Parker(AtomicU32);
+
+impl Parker {
+    /// Sleeps until [`Parker::unpark`] or the deadline. Only its owner may call this.
+    pub fn park(&self, deadline: Option<MonotonicNs>) -> ParkResult {
+        if self.0.compare_exchange(EMPTY, PARKED, Ordering::Acquire, Ordering::Acquire).is_err() {
+            self.0.store(EMPTY, Ordering::Release);
+            return ParkResult::Unparked;
+        }
+        let ts = deadline.map(|ns| libc::timespec {
+            tv_sec: (ns / 1_000_000_000).cast_signed(),
+            tv_nsec: (ns % 1_000_000_000).cast_signed(),
+        });
+        let ts_ptr = ts.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        loop {
+            // SAFETY: the word and the time outlive the call.
+            let result = unsafe {
+                libc::syscall(
+                    libc::SYS_futex,
+                    self.0.as_ptr(),
+                    libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG,
+                    PARKED,
+                    ts_ptr,
+                    std::ptr::null::<u32>(),
+                    u32::MAX,
+                )
+            };
+            let timed_out = result < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ETIMEDOUT);
+            if timed_out && self.0.compare_exchange(PARKED, EMPTY, Ordering::Acquire, Ordering::Acquire).is_ok() {
+                return ParkResult::TimedOut;
+            }
+            if self.0.compare_exchange(TOKEN, EMPTY, Ordering::Acquire, Ordering::Acquire).is_ok() {
+                return ParkResult::Unparked;
+            }
+        }
+    }
+
+    /// Wakes the owner, now or when it next parks.
+    pub fn unpark(&self) {
+        if self.0.swap(TOKEN, Ordering::Release) == PARKED {
+            // SAFETY: the word outlives the call.
+            unsafe {
+                libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1);
+            }
+        }
+    }
+}
+
+/// Somebody who waits for readiness.
+pub trait Wake: Send + Sync {
+    /// Called, with the queue's lock held, when one of the awaited events happens. Must not block.
+    fn wake(&self, events: PollEvents);
+}
+
+impl Wake for Parker {
+    fn wake(&self, _: PollEvents) {
+        self.unpark();
+    }
+}
+
+#[derive(Default)]
+struct Waiters {
+    next: u64,
+    entries: BTreeMap<u64, (PollEvents, Arc<dyn Wake>)>,
+}
+
+#[derive(Default)]
+struct Shared {
+    count: AtomicUsize,
+    waiters: Mutex<Waiters>,
+}
+
+/// Those who wait for one object, in order of arrival.
+#[derive(Clone, Default)]
+pub struct WaitQueue(Arc<Shared>);
+
+/// A place in a [`WaitQueue`]; given up on drop.
+pub struct WaitEntry {
+    queue: WaitQueue,
+    id: u64,
+}
+
+impl WaitQueue {
+    /// Registers `waker` for `mask` (errors and hang-ups always count).
+    #[must_use]
+    pub fn register(&self, mask: PollEvents, waker: Arc<dyn Wake>) -> WaitEntry {
+        let mut waiters = self.0.waiters.lock();
+        let id = waiters.next;
+        waiters.next += 1;
+        waiters.entries.insert(id, (mask | PollEvents::ERR | PollEvents::HUP, waker));
+        self.0.count.store(waiters.entries.len(), Ordering::SeqCst);
+        WaitEntry { queue: self.clone(), id }
+    }
+
+    /// Wakes all that wait for one of `events`. One load when nobody waits.
+    pub fn wake(&self, events: PollEvents) {
+        if self.0.count.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        for (mask, waker) in self.0.waiters.lock().entries.values() {
+            if mask.intersects(events) {
+                waker.wake(events);
+            }
+        }
+    }
+}
+
+impl Drop for WaitEntry {
+    fn drop(&mut self) {
+        let mut waiters = self.queue.0.waiters.lock();
+        waiters.entries.remove(&self.id);
+        self.queue.0.count.store(waiters.entries.len(), Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_kept_and_deadlines_pass() {
+        let parker = Parker::default();
+        parker.unpark();
+        assert_eq!(parker.park(None), ParkResult::Unparked);
+        assert_eq!(parker.park(Some(monotonic_ns())), ParkResult::TimedOut);
+    }
+
+    #[test]
+    fn queues_wake_those_concerned() {
+        let (queue, parker) = (WaitQueue::default(), Arc::new(Parker::default()));
+        let entry = queue.register(PollEvents::IN, parker.clone());
+        queue.wake(PollEvents::OUT);
+        assert_eq!(parker.park(Some(0)), ParkResult::TimedOut);
+        queue.wake(PollEvents::IN);
+        assert_eq!(parker.park(None), ParkResult::Unparked);
+        drop(entry);
+        queue.wake(PollEvents::IN);
+        assert_eq!(parker.park(Some(0)), ParkResult::TimedOut);
+    }
+}

@@ -43,7 +43,7 @@ pub enum MapKind {
 /// Why [`Context::switch`] came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The guest made a system call. Only `rip` and `rsp` of the registers need be valid; see [`Context::full`].
+    /// The guest made a system call. Of the registers only `rip` need be valid; see [`Context::full`].
     Syscall {
         /// Number, as the guest had it in `rax`.
         nr: u64,
@@ -135,51 +135,23 @@ pub trait AddressSpace: Send + Sync {
     ///
     /// # Errors
     /// `EAGAIN`/`ENOMEM` when the host refuses another thread.
-    fn new_context(&self, regs: &UserRegs, fp: Option<&[u8]>) -> SysResult<Box<dyn Context>>;
+    fn new_context(self: Arc<Self>, regs: &UserRegs, fp: Option<&[u8]>) -> SysResult<Box<dyn Context>>;
+
+    /// CPU time that guest code in this address space has used, in nanoseconds.
+    fn cpu_time(&self) -> u64;
 
     /// Addresses that guests may use.
     fn user_range(&self) -> Range<u64>;
 
     /// Where the vDSO's ELF header is (`AT_SYSINFO_EHDR`) and how many bytes the vDSO has, if the platform has one.
     fn vdso(&self) -> Option<Range<u64>>;
-
-    /// Lets the platform rewrite hot system call sites through `host`, which belongs to this address space's memory manager.
-    fn set_code_host(&self, host: std::sync::Weak<dyn CodeHost>);
-}
-
-/// What the platform needs of the memory manager to patch system call sites.
-pub trait CodeHost: Send + Sync {
-    /// Replaces `expect` by `replace` (same length, within one page) in executable private memory of the guest: the page is replaced
-    /// as a whole, so that other threads see all of it or nothing.
-    ///
-    /// # Errors
-    /// `EFAULT` when the bytes are not as expected, not executable, shared, or cross a page.
-    fn patch_code(&self, addr: u64, expect: &[u8], replace: &[u8]) -> SysResult<()>;
-
-    /// Reads guest memory, as far as it is readable.
-    ///
-    /// # Errors
-    /// `EFAULT`.
-    fn read_code(&self, addr: u64, dst: &mut [u8]) -> SysResult<()>;
-
-    /// Reserves `len` bytes of hidden guest memory, readable and executable for the guest, of which every byte is within `distance` of
-    /// `addr`. Returns its address. Inherited over fork, gone after exec.
-    ///
-    /// # Errors
-    /// `ENOMEM` when there is no room.
-    fn reserve_near(&self, addr: u64, len: u64, distance: u64) -> SysResult<u64>;
-
-    /// Writes into memory from [`CodeHost::reserve_near`]; seen by all threads at once, byte by byte.
-    ///
-    /// # Errors
-    /// `EFAULT` when the range is not such memory.
-    fn write_reserved(&self, addr: u64, src: &[u8]) -> SysResult<()>;
 }
 
 /// One guest thread.
 pub trait Context: Send {
     /// Runs guest code with `regs` until it leaves. After [`Exit::Syscall`] the caller sets `regs.rax` to the result (or rewinds
-    /// `rip`/`rax` after [`Context::full`]) and switches again.
+    /// `rip`/`rax` after [`Context::full`]) and switches again. The FS base
+    /// is `regs.fs_base`, valid like the rest after [`Context::full`].
     fn switch(&mut self, regs: &mut UserRegs) -> Exit;
 
     /// Makes every register and the floating-point state valid and lets all of them be changed before the next switch. `regs.rax` as
@@ -196,18 +168,6 @@ pub trait Context: Send {
     /// # Errors
     /// `EINVAL` when the image isn't one that the CPU would load.
     fn set_fp(&mut self, image: &[u8]) -> SysResult<()>;
-
-    /// Sets the FS base (thread pointer); call [`Context::full`] first.
-    fn set_fs_base(&mut self, base: u64);
-
-    /// Registers a restartable-sequence area for this thread (rseq(2)).
-    ///
-    /// # Errors
-    /// As rseq(2).
-    fn rseq(&mut self, addr: u64, len: u32, flags: i32, signature: u32) -> SysResult<()>;
-
-    /// CPU time that guest code of this thread has used, in nanoseconds.
-    fn cpu_time(&self) -> u64;
 
     /// A handle that makes a running [`Context::switch`] come back.
     fn interrupter(&self) -> Arc<dyn Interrupter>;

@@ -108,8 +108,9 @@ global_asm!(
     "2:",
     "mov r11d, gs:[{spins}]",
     "3:",
-    "cmp dword ptr gs:[{state}], {STATE_GUEST}",
-    "je 5f",
+    // GUEST and PARKED, the even ones, say "answered": the sentry may park before this side has looked.
+    "test dword ptr gs:[{state}], 1",
+    "jz 5f",
     "pause",
     "dec r11d",
     "jg 3b",
@@ -121,8 +122,8 @@ global_asm!(
     "4:",
     "mov eax, {RING_NR}",
     "syscall",
-    "cmp dword ptr gs:[{state}], {STATE_GUEST}",
-    "jne 4b",
+    "test dword ptr gs:[{state}], 1",
+    "jnz 4b",
     "5:",
     "cmp qword ptr gs:[{action}], 0",
     "jne 6f",
@@ -237,7 +238,6 @@ global_asm!(
     rcx = const offset_of!(Ctx, regs.rcx),
     rsp = const offset_of!(Ctx, regs.rsp),
     KIND_FAST = const KIND_FAST,
-    STATE_GUEST = const STATE_GUEST,
     STATE_REQUEST = const STATE_REQUEST,
     STATE_PARKED = const STATE_PARKED,
     STATE_RING = const STATE_RING,
@@ -294,13 +294,18 @@ fn slot(index: u64) -> &'static Ctx {
     unsafe { &*((SLOTS + index * SLOT_SIZE) as *const Ctx) }
 }
 
+/// The sentry may have parked before this side looks, so both words mean an answer.
+fn answered(state: u32) -> bool {
+    state == STATE_GUEST || state == STATE_PARKED
+}
+
 /// Publishes a request and waits for the answer.
 fn request(ctx: &Ctx) {
-    let mut state = ctx.state.swap(STATE_REQUEST, SeqCst);
+    let state = ctx.state.swap(STATE_REQUEST, SeqCst);
     if state != STATE_PARKED {
         let mut spins = ctx.spins.load(Relaxed);
         loop {
-            if ctx.state.load(Acquire) == STATE_GUEST {
+            if answered(ctx.state.load(Acquire)) {
                 return;
             }
             core::hint::spin_loop();
@@ -315,8 +320,7 @@ fn request(ctx: &Ctx) {
     }
     loop {
         syscall(RING_NR.into(), 0, 0, 0, 0, 0, 0);
-        state = ctx.state.load(Acquire);
-        if state == STATE_GUEST {
+        if answered(ctx.state.load(Acquire)) {
             return;
         }
     }

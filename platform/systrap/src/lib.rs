@@ -1,1 +1,54 @@
-//! Seccomp-based platform.
+//! The platform that runs guest code in host processes whose every system call seccomp stops.
+//!
+//! Each guest address space is a stub process (a fork of the zygote) with the blob of the `stub` crate in a region of its own; each guest
+//! thread is a thread of it, driven by one thread of the sentry. See the README for the protocol.
+
+mod aspace;
+mod context;
+mod elf;
+mod filter;
+mod frame;
+mod host;
+mod process;
+mod zygote;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use abi::SysResult;
+use platform::{AddressSpace, Platform};
+use stub::layout::STUB_BASE;
+
+use crate::aspace::Space;
+use crate::process::Process;
+
+/// Where guests may map: above the first pages, below the stub.
+const USER: Range<u64> = 0x1_0000..STUB_BASE;
+
+/// The platform: the zygote.
+pub struct Systrap {
+    zygote: Process,
+}
+
+impl Systrap {
+    /// Starts the zygote. Call while the process has one thread, before it is confined.
+    ///
+    /// # Errors
+    /// What the host says; `EAGAIN` when the zygote did not come up.
+    pub fn new() -> SysResult<Self> {
+        // Stubs are children that nobody waits for.
+        // SAFETY: sets a disposition; no handler runs.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+        Ok(Self { zygote: zygote::spawn()? })
+    }
+}
+
+impl Platform for Systrap {
+    fn new_address_space(&self) -> SysResult<Arc<dyn AddressSpace>> {
+        Ok(Arc::new(Space::new(self.zygote.fork()?)))
+    }
+
+    fn user_range(&self) -> Range<u64> {
+        USER
+    }
+}

@@ -1,0 +1,130 @@
+//! Copies that survive a missing page.
+
+use std::arch::{asm, naked_asm};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use abi::{Errno, SysResult};
+
+/// A piece of guest memory as mapped in the sentry. Other threads and the guest may change it at any time.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    pub(crate) ptr: *mut u8,
+    pub(crate) len: usize,
+}
+
+/// Copies `len` bytes; returns how many were left when a page was missing. The handler finds the instruction by this function's
+/// address.
+#[unsafe(naked)]
+unsafe extern "C" fn copy_recoverable(dst: *mut u8, src: *const u8, len: usize) -> usize {
+    naked_asm!("mov rcx, rdx", "rep movsb", "mov rax, rcx", "ret")
+}
+
+/// Offset of `rep movsb` in [`copy_recoverable`] (`mov rcx, rdx` has three bytes) and its length.
+const MOVSB: u64 = 3;
+const MOVSB_LEN: u64 = 2;
+
+impl Segment {
+    /// Bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "segments are never empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The address in the sentry, for vectored host I/O.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.ptr
+    }
+
+    /// The first `len` bytes at most.
+    #[must_use]
+    pub fn truncated(self, len: usize) -> Self {
+        Self { ptr: self.ptr, len: self.len.min(len) }
+    }
+
+    /// Copies out of guest memory; both have the same length.
+    ///
+    /// # Errors
+    /// `EFAULT` when a page is missing.
+    pub fn read(&self, dst: &mut [u8]) -> SysResult<()> {
+        let len = dst.len().min(self.len);
+        // SAFETY: `ptr..ptr+len` is a window that is mapped as long as its HostFile lives; faults are recovered.
+        let left = unsafe { copy_recoverable(dst.as_mut_ptr(), self.ptr, len) };
+        if left == 0 { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Copies into guest memory.
+    ///
+    /// # Errors
+    /// `EFAULT` when a page is missing.
+    pub fn write(&self, src: &[u8]) -> SysResult<()> {
+        let len = src.len().min(self.len);
+        // SAFETY: as in `read`; windows of arenas are writable, and a read-only one faults, which is recovered.
+        let left = unsafe { copy_recoverable(self.ptr, src.as_ptr(), len) };
+        if left == 0 { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Loads an aligned word.
+    ///
+    /// # Errors
+    /// `EFAULT` when the page is missing, `EINVAL` when not aligned.
+    pub fn load_u32(&self) -> SysResult<u32> {
+        let mut probe = [0];
+        self.read(&mut probe)?;
+        Ok(self.word()?.load(Ordering::SeqCst))
+    }
+
+    /// Compares and exchanges an aligned word; returns what was there.
+    ///
+    /// # Errors
+    /// As [`Segment::load_u32`].
+    pub fn compare_exchange_u32(&self, old: u32, new: u32) -> SysResult<u32> {
+        let mut probe = [0];
+        self.read(&mut probe)?;
+        Ok(self.word()?.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).unwrap_or_else(|seen| seen))
+    }
+
+    fn word(&self) -> SysResult<&AtomicU32> {
+        if self.len < 4 || !self.ptr.addr().is_multiple_of(4) {
+            return Err(Errno::EINVAL);
+        }
+        // SAFETY: aligned, in a window, and has just been seen present (arena pages never vanish).
+        Ok(unsafe { AtomicU32::from_ptr(self.ptr.cast()) })
+    }
+}
+
+static RANGE: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn on_fault(signo: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the host hands a ucontext to SA_SIGINFO handlers.
+    let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
+    let rip = &mut context.uc_mcontext.gregs[libc::REG_RIP as usize];
+    let at = RANGE.load(Ordering::Relaxed) + MOVSB;
+    if rip.cast_unsigned() == at {
+        *rip = (at + MOVSB_LEN).cast_signed();
+        return;
+    }
+    // SAFETY: not ours: let it kill us as it would have.
+    unsafe {
+        libc::signal(signo, libc::SIG_DFL);
+        asm!("", options(nomem));
+    }
+}
+
+/// Makes copies recoverable in this process. Idempotent; call before the first access to guest memory.
+pub fn install_fault_handler() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        RANGE.store((copy_recoverable as *const ()).addr() as u64, Ordering::Relaxed);
+        // SAFETY: a zeroed sigaction is a valid one; the handler is async-signal-safe.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = (on_fault as *const ()).addr();
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            libc::sigaction(libc::SIGSEGV, &raw const action, std::ptr::null_mut());
+            libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut());
+        }
+    });
+}

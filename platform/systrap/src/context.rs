@@ -1,0 +1,385 @@
+//! One guest thread: the conversation between its stub thread and its sentry thread.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use abi::{Errno, SysResult};
+use platform::{Context, Exit, Interrupter, Prot, UserRegs};
+use stub::layout::{
+    ACTION_EXIT, ACTION_FULL, ACTION_MORE, ACTION_SET_FS, Ctx, Header, KIND_FAST, KIND_MORE, KIND_SIGNAL, OP_CLOSE_RAW, Op, RING_NR,
+    SIGINTERRUPT, SLOT_SIZE, SLOTS, STATE_GUEST, STATE_PARKED, STATE_RING, TEXT, TEXT_SIZE,
+};
+
+use crate::aspace::Space;
+use crate::frame::{Frame, Trap};
+use crate::{host, zygote};
+
+/// Where the stub thread stands while the sentry works for it.
+#[derive(Clone, Copy)]
+enum Stopped {
+    /// In its signal handler.
+    Frame(Frame),
+    /// In the fast path of a patched site.
+    Fast,
+    /// In a system call that the listener has told of.
+    Notified(u64),
+    /// Not any more.
+    Gone,
+}
+
+/// What came from the stub.
+enum Event {
+    Signal(Frame, Trap, i32, i32, u64),
+    Fast,
+    More,
+    Notified(host::Notification),
+    Dead,
+}
+
+struct Bell {
+    pid: i32,
+    tid: i32,
+    /// The sentry thread is inside `switch`.
+    running: AtomicBool,
+    /// An interrupt is owed.
+    wanted: AtomicBool,
+    gone: AtomicBool,
+}
+
+impl Interrupter for Bell {
+    fn interrupt(&self) {
+        self.wanted.store(true, Ordering::SeqCst);
+        if self.running.load(Ordering::SeqCst) && !self.gone.load(Ordering::SeqCst) {
+            host::tgkill(self.pid, self.tid, SIGINTERRUPT);
+        }
+    }
+}
+
+/// A guest thread.
+pub struct GuestContext {
+    space: Arc<Space>,
+    slot: u64,
+    listener: OwnedFd,
+    bell: Arc<Bell>,
+    header: Header,
+    stopped: Stopped,
+    /// The stub waits in this notification for the state word to change.
+    ring: Option<u64>,
+    /// The state word was set to `STATE_PARKED` and the stub has not rung since.
+    parked: bool,
+    /// FS base that the stub has.
+    fs_base: u64,
+    /// A batch of operations is on its way.
+    batch: bool,
+}
+
+impl GuestContext {
+    pub fn new(space: Arc<Space>, regs: &UserRegs, fp: Option<&[u8]>) -> SysResult<Self> {
+        let process = space.process.clone();
+        let slot = process.take_slot()?;
+        let ctx = process.slots.ctx(slot);
+        ctx.state.store(STATE_PARKED, Ordering::Relaxed);
+        for word in [&ctx.kind, &ctx.action, &ctx.nops, &ctx.intr, &ctx.spins, &ctx.hello, &ctx.ident_mask] {
+            word.store(0, Ordering::Relaxed);
+        }
+        ctx.ops_error.store(0, Ordering::Relaxed);
+        ctx.this.store(SLOTS + slot * SLOT_SIZE, Ordering::Relaxed);
+        let started = process.start_thread(slot).and_then(|tid| {
+            process.wait_word(&ctx.hello, 1)?;
+            let number = ctx.listener.load(Ordering::Relaxed);
+            Ok((tid, number, host::pidfd_getfd(&process.pidfd, number).map_err(|_| Errno::EAGAIN)?))
+        });
+        let (tid, number, listener) = match started {
+            Ok(started) => started,
+            Err(errno) => {
+                process.release_slot(slot);
+                return Err(errno);
+            }
+        };
+        host::notif_sync_wake_up(&listener, true);
+        let bell =
+            Bell { pid: process.pid, tid, running: AtomicBool::new(false), wanted: AtomicBool::new(false), gone: AtomicBool::new(false) };
+        let mut context = Self {
+            space,
+            slot,
+            listener,
+            bell: Arc::new(bell),
+            header: zygote::header(),
+            stopped: Stopped::Gone,
+            ring: None,
+            parked: true,
+            fs_base: 0,
+            batch: false,
+        };
+        let mut initial = UserRegs::default();
+        match context.wait(&mut initial) {
+            Event::Signal(frame, ..) if initial.rip == TEXT + context.header.hello_ud2 => context.stopped = Stopped::Frame(frame),
+            _ => {
+                process.kill();
+                return Err(Errno::EAGAIN);
+            }
+        }
+        // The stub's own copy of the listener is in the way of nobody, but guests must find no descriptor.
+        let ctx = process.slots.ctx(slot);
+        let close = Op { code: OP_CLOSE_RAW, addr: u64::from(number.cast_unsigned()), ..Op::default() };
+        // SAFETY: the first entry of the array, which is shared memory that only raw accesses touch.
+        unsafe { ctx.ops.as_ptr().cast_mut().write_volatile(close) };
+        ctx.nops.store(1, Ordering::Release);
+        ctx.action.store(ACTION_MORE, Ordering::Release);
+        context.answer();
+        if !matches!(context.wait(&mut initial), Event::More) {
+            process.kill();
+            return Err(Errno::EAGAIN);
+        }
+        if let Some(image) = fp {
+            context.set_fp(image)?;
+        }
+        if let Stopped::Frame(frame) = context.stopped {
+            frame.write(&process.slots, regs);
+        }
+        Ok(context)
+    }
+
+    fn ctx(&self) -> &Ctx {
+        self.space.process.slots.ctx(self.slot)
+    }
+
+    /// Lets a stub go on that waits at the state word.
+    fn answer(&mut self) {
+        let old = self.ctx().state.swap(STATE_GUEST, Ordering::SeqCst);
+        if old == STATE_RING && self.ring.is_none() {
+            self.ring = self.receive().map(|notification| notification.id);
+        }
+        if let Some(id) = self.ring.take() {
+            // A target that is gone is found out at the next receive.
+            let _ = host::notif_send(&self.listener, id, 0);
+        }
+    }
+
+    /// The next notification; `None` when the thread is gone.
+    fn receive(&self) -> Option<host::Notification> {
+        loop {
+            match host::notif_recv(&self.listener) {
+                Ok(notification) => return Some(notification),
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
+                // Withdrawn by a signal; or nobody is left.
+                Err(Errno::ENOENT) => {
+                    let mut poll = libc::pollfd { fd: self.listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+                    // SAFETY: one local entry.
+                    unsafe { libc::poll(&raw mut poll, 1, 0) };
+                    if poll.revents & libc::POLLHUP != 0 {
+                        return None;
+                    }
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Waits for what the stub thread does next.
+    fn wait(&mut self, regs: &mut UserRegs) -> Event {
+        let state = &self.ctx().state;
+        // Who has found PARKED rings, whatever the word says by now.
+        self.parked |= state.compare_exchange(STATE_GUEST, STATE_PARKED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        if self.parked {
+            let Some(notification) = self.receive() else { return Event::Dead };
+            let in_stub = (TEXT..TEXT + TEXT_SIZE).contains(&notification.ip);
+            if !in_stub || notification.nr != RING_NR as i32 {
+                return Event::Notified(notification);
+            }
+            self.parked = false;
+            self.ring = Some(notification.id);
+        }
+        match self.ctx().kind.load(Ordering::Acquire) {
+            KIND_FAST => Event::Fast,
+            KIND_MORE => Event::More,
+            KIND_SIGNAL => self.signal(regs),
+            _ => Event::Dead,
+        }
+    }
+
+    fn signal(&mut self, regs: &mut UserRegs) -> Event {
+        let ctx = self.ctx();
+        let (signo, code) = (ctx.signo.load(Ordering::Relaxed), ctx.sigcode.load(Ordering::Relaxed));
+        let (addr, frame) = (ctx.sigaddr.load(Ordering::Relaxed), ctx.frame.load(Ordering::Relaxed));
+        regs.fs_base = ctx.fs_base.load(Ordering::Relaxed);
+        let rcx = ctx.regs.rcx.load(Ordering::Relaxed);
+        let Ok((frame, trap)) = Frame::read(&self.space.process.slots, self.slot, frame, regs) else { return Event::Dead };
+        self.fs_base = regs.fs_base;
+        if signo == libc::SIGILL && regs.rip == TEXT + self.header.full_ud2 {
+            regs.rip = rcx;
+        }
+        Event::Signal(frame, trap, signo, code, addr)
+    }
+
+    /// Answers with the result and the operations that are due, then waits. `action`: what else the stub is to do.
+    fn resume(&mut self, regs: &mut UserRegs, action: u32) -> Event {
+        match self.stopped {
+            Stopped::Gone => return Event::Dead,
+            Stopped::Notified(id) => {
+                // A target that is gone is found out at the next receive.
+                let _ = host::notif_send(&self.listener, id, regs.rax);
+                return self.wait(regs);
+            }
+            Stopped::Frame(frame) => frame.write(&self.space.process.slots, regs),
+            Stopped::Fast => self.ctx().ret.store(regs.rax, Ordering::Relaxed),
+        }
+        let mut action = action;
+        if matches!(self.stopped, Stopped::Frame(_)) && regs.fs_base != self.fs_base {
+            self.ctx().fs_base.store(regs.fs_base, Ordering::Relaxed);
+            self.fs_base = regs.fs_base;
+            action |= ACTION_SET_FS;
+        }
+        loop {
+            let Ok(more) = self.space.fill(self.slot) else { return Event::Dead };
+            self.batch |= self.ctx().nops.load(Ordering::Relaxed) != 0;
+            self.ctx().action.store(if more { ACTION_MORE } else { action }, Ordering::Release);
+            self.answer();
+            if !more {
+                return self.wait(regs);
+            }
+            if !matches!(self.wait(regs), Event::More) || self.space.finish(self.slot).is_err() {
+                return Event::Dead;
+            }
+        }
+    }
+
+    fn fault(trap: &Trap, signo: i32, code: i32, addr: u64) -> Exit {
+        // x86 trap 14 is the page fault; its error code says what was tried (Intel SDM vol. 3, 4.7).
+        let access = match trap.trapno {
+            14 if trap.error & 0x10 != 0 => Prot::EXEC,
+            14 if trap.error & 2 != 0 => Prot::WRITE,
+            14 => Prot::READ,
+            _ => Prot::empty(),
+        };
+        let addr = if trap.trapno == 14 { trap.cr2 } else { addr };
+        Exit::Fault { addr, access, signo, code, trapno: trap.trapno, error_code: trap.error }
+    }
+
+    /// Turns what came into an exit; `None` when the guest just goes on.
+    fn exit(&mut self, event: Event, regs: &mut UserRegs) -> Exit {
+        if self.batch {
+            self.batch = false;
+            if self.space.finish(self.slot).is_err() {
+                self.stopped = Stopped::Gone;
+                return Exit::Dead;
+            }
+        }
+        match event {
+            Event::Notified(notification) => {
+                self.stopped = Stopped::Notified(notification.id);
+                regs.rip = notification.ip;
+                Exit::Syscall { nr: u64::from(notification.nr.cast_unsigned()), args: notification.args }
+            }
+            Event::Fast => {
+                self.stopped = Stopped::Fast;
+                let saved = &self.ctx().regs;
+                let load = |word: &std::sync::atomic::AtomicU64| word.load(Ordering::Relaxed);
+                (regs.rip, regs.rsp) = (load(&saved.rcx), load(&saved.rsp));
+                let args = [&saved.rdi, &saved.rsi, &saved.rdx, &saved.r10, &saved.r8, &saved.r9].map(load);
+                Exit::Syscall { nr: load(&saved.rax), args }
+            }
+            Event::Signal(frame, trap, signo, code, addr) => {
+                self.stopped = Stopped::Frame(frame);
+                match signo {
+                    libc::SIGSYS => {
+                        let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+                        Exit::Syscall { nr: regs.rax, args }
+                    }
+                    libc::SIGSEGV | libc::SIGBUS => Self::fault(&trap, signo, code, addr),
+                    SIGINTERRUPT => Exit::Interrupted,
+                    libc::SIGFPE | libc::SIGILL | libc::SIGTRAP => {
+                        Exit::Signal { signo, code, addr, trapno: trap.trapno, error_code: trap.error }
+                    }
+                    _ => Exit::Dead,
+                }
+            }
+            Event::More | Event::Dead => {
+                self.stopped = Stopped::Gone;
+                Exit::Dead
+            }
+        }
+    }
+}
+
+impl Context for GuestContext {
+    fn switch(&mut self, regs: &mut UserRegs) -> Exit {
+        // A notified call can't carry operations: take the long way for those.
+        if matches!(self.stopped, Stopped::Notified(_)) && self.space.dirty() && !self.full(regs) {
+            return Exit::Dead;
+        }
+        self.bell.running.store(true, Ordering::SeqCst);
+        if self.bell.wanted.swap(false, Ordering::SeqCst) {
+            self.bell.running.store(false, Ordering::SeqCst);
+            return if self.full(regs) { Exit::Interrupted } else { Exit::Dead };
+        }
+        let event = self.resume(regs, 0);
+        self.bell.running.store(false, Ordering::SeqCst);
+        let exit = self.exit(event, regs);
+        if exit == Exit::Interrupted {
+            self.bell.wanted.store(false, Ordering::SeqCst);
+        }
+        exit
+    }
+
+    fn full(&mut self, regs: &mut UserRegs) -> bool {
+        match self.stopped {
+            Stopped::Frame(_) => return true,
+            Stopped::Gone => return false,
+            Stopped::Fast => {}
+            // The signal is delivered on the way out of the call, before an instruction of the guest.
+            Stopped::Notified(_) => host::tgkill(self.bell.pid, self.bell.tid, SIGINTERRUPT),
+        }
+        let event = self.resume(regs, ACTION_FULL);
+        if self.batch {
+            self.batch = false;
+            if self.space.finish(self.slot).is_err() {
+                self.stopped = Stopped::Gone;
+                return false;
+            }
+        }
+        if let Event::Signal(frame, ..) = event {
+            self.stopped = Stopped::Frame(frame);
+            true
+        } else {
+            self.stopped = Stopped::Gone;
+            self.space.process.kill();
+            false
+        }
+    }
+
+    fn fp(&self) -> Vec<u8> {
+        match self.stopped {
+            Stopped::Frame(frame) => frame.fp(&self.space.process.slots),
+            _ => Vec::new(),
+        }
+    }
+
+    fn set_fp(&mut self, image: &[u8]) -> SysResult<()> {
+        match self.stopped {
+            Stopped::Frame(frame) => frame.set_fp(&self.space.process.slots, image),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    fn interrupter(&self) -> Arc<dyn Interrupter> {
+        self.bell.clone()
+    }
+}
+
+impl Drop for GuestContext {
+    fn drop(&mut self) {
+        self.bell.gone.store(true, Ordering::SeqCst);
+        let process = self.space.process.clone();
+        // The last thread goes with its process; others are told to end.
+        if Arc::strong_count(&self.space) > 1 {
+            let mut regs = UserRegs::default();
+            if self.full(&mut regs) {
+                self.ctx().action.store(ACTION_EXIT, Ordering::Release);
+                self.answer();
+            }
+        }
+        process.release_slot(self.slot);
+    }
+}
