@@ -1,2 +1,0 @@
-//! Eventfd, epoll, timerfd and the like.
-#![forbid(unsafe_code)]

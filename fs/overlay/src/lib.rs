@@ -1,2 +1,0 @@
-//! Union of a writable upper and read-only lowers.
-#![forbid(unsafe_code)]

@@ -1,2 +1,0 @@
-//! Credentials, capabilities, user namespaces.
-#![forbid(unsafe_code)]

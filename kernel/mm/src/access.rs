@@ -1,0 +1,87 @@
+//! The sentry's own access to guest memory.
+
+use abi::{Errno, SysResult};
+use platform::Prot;
+use smallvec::SmallVec;
+use usermem::{Access, FutexKey, PAGE_SIZE, Segment, UserMemory, page_down};
+
+use crate::{MemoryManager, State};
+
+/// Pieces handed out at once.
+const MAX_SEGMENTS: usize = 64;
+
+impl MemoryManager {
+    /// Where `len` bytes at `addr` are, as far as they lie in one piece.
+    fn locate(&self, state: &mut State, addr: u64, len: u64, access: Access) -> SysResult<Segment> {
+        if !self.aspace.user_range().contains(&addr) {
+            return Err(Errno::EFAULT);
+        }
+        let page = page_down(addr);
+        let (range, vma) = self.find_or_grow(state, page).ok_or(Errno::EFAULT)?;
+        let needed = if access == Access::Write { Prot::WRITE } else { Prot::READ };
+        if !vma.prot.contains(needed) && !(needed == Prot::READ && vma.prot.contains(Prot::WRITE)) {
+            return Err(Errno::EFAULT);
+        }
+        let write = access == Access::Write;
+        // A page that isn't there at all need not be mapped now: the guest's own fault will. One that is there but changes must be.
+        match self.bring_in(state, page, &range, &vma, write, false)? {
+            Some(frame) => {
+                let run = state.pages.get(page).map_or(page + PAGE_SIZE, |(run, _)| run.end).min(range.end);
+                let (exclusive, reach) = self.arena.exclusive_run(frame, run - page);
+                let reach = if write && exclusive || !write { reach.max(PAGE_SIZE) } else { PAGE_SIZE };
+                self.arena.file.segment(frame + (addr - page), len.min(reach - (addr - page)))
+            }
+            None => {
+                let (file, offset) = vma.file.as_ref().ok_or(Errno::EFAULT)?;
+                if write && !file.file.writable() {
+                    return Err(Errno::EFAULT);
+                }
+                let next = if vma.shared { range.end } else { state.pages.next(page).map_or(range.end, |(run, _)| run.start) };
+                let end = range.end.min(next);
+                file.file.segment(offset + (addr - range.start), len.min(end - addr))
+            }
+        }
+    }
+}
+
+impl UserMemory for MemoryManager {
+    fn with_segments(
+        &self,
+        addr: u64,
+        len: usize,
+        access: Access,
+        f: &mut dyn FnMut(&[Segment]) -> SysResult<usize>,
+    ) -> SysResult<usize> {
+        if len == 0 {
+            return f(&[]);
+        }
+        let mut segments = SmallVec::<[Segment; 8]>::new();
+        let mut state = self.state.lock();
+        let mut done = 0u64;
+        while done < len as u64 && segments.len() < MAX_SEGMENTS {
+            let Some(at) = addr.checked_add(done) else { break };
+            match self.locate(&mut state, at, len as u64 - done, access) {
+                Ok(segment) => {
+                    done += segment.len() as u64;
+                    segments.push(segment);
+                }
+                Err(errno) if segments.is_empty() => return Err(errno),
+                Err(_) => break,
+            }
+        }
+        drop(state);
+        f(&segments)
+    }
+
+    fn futex_key(&self, addr: u64, private: bool) -> SysResult<FutexKey> {
+        if private {
+            return Ok(FutexKey::Private(self.id, addr));
+        }
+        let mut state = self.state.lock();
+        let (range, vma) = self.find_or_grow(&mut state, page_down(addr)).ok_or(Errno::EFAULT)?;
+        match &vma.file {
+            Some((file, offset)) if vma.shared => Ok(FutexKey::Shared(file.file.id(), offset + (addr - range.start))),
+            _ => Ok(FutexKey::Private(self.id, addr)),
+        }
+    }
+}

@@ -1,2 +1,0 @@
-//! Clocks and timers.
-#![forbid(unsafe_code)]

@@ -1,0 +1,245 @@
+//! Open file descriptions.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use abi::poll::PollEvents;
+use abi::{Errno, SysResult, c};
+use sync::{Mutex, WaitQueue};
+use usermem::{HostFile, IoBuf, UserMemory};
+
+use crate::dentry::Dentry;
+use crate::inode::{Attr, DirEntry, Inode};
+
+/// What an ioctl handler gets of its caller.
+pub struct IoctlArg<'a> {
+    pub cmd: u32,
+    pub arg: u64,
+    pub memory: &'a dyn UserMemory,
+}
+
+/// An open file's behaviour. Defaults say what Linux says where a file can't. Nothing here waits for another task: `EAGAIN` instead.
+pub trait FileOps: Send + Sync + Any {
+    /// Reads at `offset` (ignored by streams).
+    ///
+    /// # Errors
+    /// `EAGAIN`, `EFAULT`, `EINVAL`, `EIO`.
+    fn read(&self, _buf: &mut IoBuf<'_>, _offset: u64) -> SysResult<usize> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Writes at `offset` (ignored by streams).
+    ///
+    /// # Errors
+    /// `EAGAIN`, `EPIPE`, `EFAULT`, `EINVAL`, `ENOSPC`.
+    fn write(&self, _buf: &mut IoBuf<'_>, _offset: u64) -> SysResult<usize> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Whether there is no position (pipes, terminals, sockets).
+    fn is_stream(&self) -> bool {
+        false
+    }
+
+    /// What is ready now.
+    fn poll(&self) -> PollEvents {
+        PollEvents::READABLE | PollEvents::WRITABLE
+    }
+
+    /// Where to wait for it to become ready; `None` when always ready.
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        None
+    }
+
+    /// # Errors
+    /// `ENOTTY`
+    fn ioctl(&self, _arg: &IoctlArg<'_>) -> SysResult<u64> {
+        Err(Errno::ENOTTY)
+    }
+
+    /// The host file to map.
+    ///
+    /// # Errors
+    /// `ENODEV`
+    fn host_file(&self) -> SysResult<Arc<HostFile>> {
+        Err(Errno::ENODEV)
+    }
+
+    /// # Errors
+    /// `EINVAL`
+    fn fsync(&self) -> SysResult<()> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Attributes of a file without an inode.
+    fn anonymous_attr(&self) -> Attr {
+        Attr { mode: 0o600, nlink: 1, ino: 1, ..Attr::default() }
+    }
+
+    /// `pipe:[7]` and the like, for /proc/pid/fd.
+    fn describe(&self) -> String {
+        "anon_inode:[unknown]".into()
+    }
+
+    /// Access to the concrete type.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Position and directory snapshot.
+#[derive(Default)]
+struct Cursor {
+    offset: u64,
+    entries: Option<Arc<Vec<DirEntry>>>,
+}
+
+/// An open file description (open(2)).
+pub struct File {
+    pub ops: Arc<dyn FileOps>,
+    pub dentry: Option<Arc<Dentry>>,
+    pub inode: Option<Arc<dyn Inode>>,
+    flags: AtomicI32,
+    cursor: Mutex<Cursor>,
+}
+
+impl File {
+    #[must_use]
+    pub fn new(ops: Arc<dyn FileOps>, place: Option<(Arc<Dentry>, Arc<dyn Inode>)>, flags: i32) -> Arc<Self> {
+        let (dentry, inode) = place.unzip();
+        let flags = flags & !(c::O_CREAT | c::O_EXCL | c::O_NOCTTY | c::O_TRUNC | c::O_CLOEXEC);
+        Arc::new(Self { ops, dentry, inode, flags: AtomicI32::new(flags), cursor: Mutex::default() })
+    }
+
+    /// Access mode and status flags.
+    #[must_use]
+    pub fn flags(&self) -> i32 {
+        self.flags.load(Ordering::Relaxed)
+    }
+
+    /// `F_SETFL`
+    pub fn set_flags(&self, flags: i32) {
+        let settable = c::O_APPEND | c::O_NONBLOCK | c::O_ASYNC | c::O_DIRECT | c::O_NOATIME;
+        self.flags.store(self.flags() & !settable | flags & settable, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn nonblocking(&self) -> bool {
+        self.flags() & c::O_NONBLOCK != 0
+    }
+
+    fn check(&self, write: bool) -> SysResult<()> {
+        let mode = self.flags() & (c::O_ACCMODE | c::O_PATH);
+        let allowed = if write { [c::O_WRONLY, c::O_RDWR] } else { [c::O_RDONLY, c::O_RDWR] };
+        if allowed.contains(&mode) { Ok(()) } else { Err(Errno::EBADF) }
+    }
+
+    /// # Errors
+    /// `EIO`
+    pub fn attr(&self) -> SysResult<Attr> {
+        self.inode.as_ref().map_or_else(|| Ok(self.ops.anonymous_attr()), |inode| inode.attr())
+    }
+
+    /// Reads at the position, or at `at`.
+    ///
+    /// # Errors
+    /// `EBADF` when not open for reading, `EISDIR`, `ESPIPE`; what the file says.
+    pub fn read(&self, buf: &mut IoBuf<'_>, at: Option<u64>) -> SysResult<usize> {
+        self.check(false)?;
+        if self.ops.is_stream() {
+            return if at.is_some() { Err(Errno::ESPIPE) } else { self.ops.read(buf, 0) };
+        }
+        if let Some(at) = at {
+            return self.ops.read(buf, at);
+        }
+        let mut cursor = self.cursor.lock();
+        let count = self.ops.read(buf, cursor.offset)?;
+        cursor.offset = cursor.offset.saturating_add(count as u64);
+        Ok(count)
+    }
+
+    /// Writes at the position (the end with `O_APPEND`), or at `at`.
+    ///
+    /// # Errors
+    /// `EBADF` when not open for writing, `ESPIPE`; what the file says.
+    pub fn write(&self, buf: &mut IoBuf<'_>, at: Option<u64>) -> SysResult<usize> {
+        self.check(true)?;
+        if self.ops.is_stream() {
+            return if at.is_some() { Err(Errno::ESPIPE) } else { self.ops.write(buf, 0) };
+        }
+        if let Some(at) = at {
+            return self.ops.write(buf, at);
+        }
+        let mut cursor = self.cursor.lock();
+        if self.flags() & c::O_APPEND != 0 {
+            cursor.offset = self.attr()?.size;
+        }
+        let count = self.ops.write(buf, cursor.offset)?;
+        cursor.offset = cursor.offset.saturating_add(count as u64);
+        Ok(count)
+    }
+
+    /// lseek(2).
+    ///
+    /// # Errors
+    /// `ESPIPE`, `EINVAL`, `ENXIO`, `EOVERFLOW`.
+    pub fn seek(&self, offset: i64, whence: i32) -> SysResult<u64> {
+        if self.ops.is_stream() {
+            return Err(Errno::ESPIPE);
+        }
+        let mut cursor = self.cursor.lock();
+        let size = || Ok::<_, Errno>(self.attr()?.size);
+        let target = match whence {
+            c::SEEK_SET => Some(offset),
+            c::SEEK_CUR => cursor.offset.cast_signed().checked_add(offset),
+            c::SEEK_END => size()?.cast_signed().checked_add(offset),
+            // No holes known: all is data up to the end, where the one hole begins.
+            c::SEEK_DATA | c::SEEK_HOLE => {
+                let size = size()?;
+                if offset < 0 || offset.cast_unsigned() >= size {
+                    return Err(Errno::ENXIO);
+                }
+                Some(if whence == c::SEEK_DATA { offset } else { size.cast_signed() })
+            }
+            _ => return Err(Errno::EINVAL),
+        };
+        let target = u64::try_from(target.ok_or(Errno::EOVERFLOW)?).map_err(|_| Errno::EINVAL)?;
+        cursor.offset = target;
+        if target == 0 {
+            cursor.entries = None;
+        }
+        Ok(target)
+    }
+
+    /// Directory entries from the position on, `.` and `..` included: `emit` takes index and entry and says whether it had room.
+    ///
+    /// # Errors
+    /// `ENOTDIR`
+    pub fn readdir(&self, emit: &mut dyn FnMut(u64, &DirEntry) -> SysResult<bool>) -> SysResult<()> {
+        let inode = self.inode.as_ref().ok_or(Errno::ENOTDIR)?;
+        let mut cursor = self.cursor.lock();
+        let entries = match &cursor.entries {
+            Some(entries) => entries.clone(),
+            None => {
+                let attr = inode.attr()?;
+                if !attr.is_dir() {
+                    return Err(Errno::ENOTDIR);
+                }
+                let parent = self.dentry.as_ref().and_then(|dentry| dentry.parent()).map_or(Ok(attr), |up| up.inode().attr())?;
+                let dots = [(&b"."[..], attr.ino), (b"..", parent.ino)];
+                let mut all: Vec<_> =
+                    dots.map(|(name, ino)| DirEntry { name: name.to_vec(), ino, kind: c::S_IFDIR }).into();
+                all.extend(inode.readdir()?);
+                let all = Arc::new(all);
+                cursor.entries = Some(all.clone());
+                all
+            }
+        };
+        while let Some(entry) = usize::try_from(cursor.offset).ok().and_then(|at| entries.get(at)) {
+            if !emit(cursor.offset + 1, entry)? {
+                break;
+            }
+            cursor.offset += 1;
+        }
+        Ok(())
+    }
+}

@@ -1,2 +1,0 @@
-//! AF_UNIX sockets.
-#![forbid(unsafe_code)]

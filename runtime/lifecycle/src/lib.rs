@@ -1,2 +1,0 @@
-//! Create, start, kill, delete.
-#![forbid(unsafe_code)]

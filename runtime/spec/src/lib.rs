@@ -1,2 +1,0 @@
-//! OCI bundle to validated configuration.
-#![forbid(unsafe_code)]

@@ -1,2 +1,0 @@
-//! State directory.
-#![forbid(unsafe_code)]

@@ -1,2 +1,0 @@
-//! The control socket protocol between CLI and sentry.
-#![forbid(unsafe_code)]

@@ -1,2 +1,0 @@
-//! Confinement of the sentry.
-#![forbid(unsafe_code)]

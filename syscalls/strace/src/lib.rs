@@ -1,2 +1,0 @@
-//! Decoded arguments and results.
-#![forbid(unsafe_code)]

@@ -1,3 +1,0 @@
-//! Programs that run on the host first and then inside.
-
-fn main() {}
