@@ -1,10 +1,12 @@
 //! Copies that survive a missing page.
 
 use std::arch::{asm, naked_asm};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::{Errno, SysResult};
+use smallvec::SmallVec;
 
 /// A piece of guest memory as mapped in the sentry. Other threads and the guest may change it at any time.
 #[derive(Clone, Copy, Debug)]
@@ -127,4 +129,54 @@ pub fn install_fault_handler() {
             libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut());
         }
     });
+}
+
+fn host_vectored(fd: BorrowedFd<'_>, segments: &[Segment], offset: Option<u64>, write: bool) -> SysResult<usize> {
+    let iovecs: SmallVec<[libc::iovec; 8]> =
+        segments.iter().map(|segment| libc::iovec { iov_base: segment.ptr.cast(), iov_len: segment.len }).collect();
+    let count = i32::try_from(iovecs.len()).map_err(|_| Errno::EINVAL)?;
+    let (fd, pointer) = (fd.as_raw_fd(), iovecs.as_ptr());
+    let at = offset.map(|at| i64::try_from(at).map_err(|_| Errno::EINVAL)).transpose()?;
+    // SAFETY: every segment is a window that stays mapped during the call; the host copes with pages that are missing.
+    let done = unsafe {
+        match (at, write) {
+            (Some(at), false) => libc::preadv(fd, pointer, count, at),
+            (Some(at), true) => libc::pwritev(fd, pointer, count, at),
+            (None, false) => libc::readv(fd, pointer, count),
+            (None, true) => libc::writev(fd, pointer, count),
+        }
+    };
+    usize::try_from(done).map_err(|_| std::io::Error::last_os_error().into())
+}
+
+/// preadv(2) into guest memory.
+///
+/// # Errors
+/// As preadv(2).
+pub fn preadv(fd: BorrowedFd<'_>, segments: &[Segment], offset: u64) -> SysResult<usize> {
+    host_vectored(fd, segments, Some(offset), false)
+}
+
+/// pwritev(2) from guest memory.
+///
+/// # Errors
+/// As pwritev(2).
+pub fn pwritev(fd: BorrowedFd<'_>, segments: &[Segment], offset: u64) -> SysResult<usize> {
+    host_vectored(fd, segments, Some(offset), true)
+}
+
+/// readv(2) into guest memory.
+///
+/// # Errors
+/// As readv(2).
+pub fn readv(fd: BorrowedFd<'_>, segments: &[Segment]) -> SysResult<usize> {
+    host_vectored(fd, segments, None, false)
+}
+
+/// writev(2) from guest memory.
+///
+/// # Errors
+/// As writev(2).
+pub fn writev(fd: BorrowedFd<'_>, segments: &[Segment]) -> SysResult<usize> {
+    host_vectored(fd, segments, None, true)
 }
