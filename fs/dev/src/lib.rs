@@ -1,2 +1,75 @@
-//! /dev nodes.
+//! Character devices of /dev that every program expects (null(4), random(4), full(4)).
 #![forbid(unsafe_code)]
+
+use std::any::Any;
+use std::sync::Arc;
+
+use abi::{Errno, SysResult, c};
+use usermem::{IoBuf, MAX_RW};
+use vfs::{FileOps, Inode, NewNode};
+
+/// Devices with major number 1: name, minor number.
+const MEMORY: &[(&str, u64)] = &[("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)];
+
+struct MemoryDevice(u64);
+
+impl FileOps for MemoryDevice {
+    fn read(&self, buf: &mut IoBuf<'_>, _: u64) -> SysResult<usize> {
+        if self.0 == 3 {
+            return Ok(0);
+        }
+        let mut chunk = [0; 4096];
+        let mut total = 0;
+        while buf.remaining() > 0 && total < MAX_RW {
+            if self.0 >= 8 {
+                rustix::rand::getrandom(&mut chunk, rustix::rand::GetRandomFlags::empty())?;
+            }
+            let want = chunk.len().min(buf.remaining());
+            match buf.copy_out(chunk.get(..want).unwrap_or_default()) {
+                Ok(count) => total += count,
+                Err(errno) if total == 0 => return Err(errno),
+                Err(_) => break,
+            }
+        }
+        Ok(total)
+    }
+
+    fn write(&self, buf: &mut IoBuf<'_>, _: u64) -> SysResult<usize> {
+        if self.0 == 7 { Err(Errno::ENOSPC) } else { Ok(buf.remaining()) }
+    }
+
+    fn is_stream(&self) -> bool {
+        true
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Opens a device.
+///
+/// # Errors
+/// `ENXIO` for numbers that have no driver.
+pub fn open(kind: u32, rdev: u64) -> SysResult<Arc<dyn FileOps>> {
+    let known = kind == c::S_IFCHR && MEMORY.iter().any(|(_, minor)| c::makedev(1, *minor as u32) == rdev);
+    if known { Ok(Arc::new(MemoryDevice(u64::from(c::minor(rdev))))) } else { Err(Errno::ENXIO) }
+}
+
+/// Makes the nodes of /dev in an empty directory.
+///
+/// # Errors
+/// What the directory says.
+pub fn populate(dir: &dyn Inode) -> SysResult<()> {
+    let node = |mode, rdev, target: &str| NewNode { mode, uid: 0, gid: 0, rdev, target: target.into() };
+    for (name, minor) in MEMORY {
+        let rdev = c::makedev(1, *minor as u32);
+        dir.create(name.as_bytes(), &node(c::S_IFCHR | 0o666, rdev, ""))?;
+    }
+    let links = [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")];
+    for (name, target) in links {
+        dir.create(name.as_bytes(), &node(c::S_IFLNK | 0o777, 0, target))?;
+    }
+    dir.create(b"shm", &node(c::S_IFDIR | 0o1777, 0, ""))?;
+    Ok(())
+}

@@ -1,2 +1,162 @@
-//! Execve: ELF, scripts, auxv.
+//! execve(2): scripts, ELF images, the initial stack.
 #![forbid(unsafe_code)]
+
+mod elf;
+mod stack;
+
+use std::sync::Arc;
+
+use abi::{Errno, SysResult, c};
+use mm::{MappedFile, MemoryManager};
+use platform::Platform;
+use usermem::IoBuf;
+use vfs::{Dentry, FileOps, FsContext};
+
+/// Scripts that may name scripts (Linux: 4 levels).
+const MAX_SCRIPTS: usize = 5;
+/// Bytes of arguments and environment at most.
+pub const MAX_ARGS: usize = 2 << 20;
+
+/// What to run.
+pub struct Program {
+    pub file: Arc<Dentry>,
+    /// As given to execve(2).
+    pub path: Vec<u8>,
+    pub argv: Vec<Vec<u8>>,
+    pub envp: Vec<Vec<u8>>,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// A loaded program.
+pub struct Image {
+    pub mm: Arc<MemoryManager>,
+    pub entry: u64,
+    pub stack: u64,
+    /// Command name, 15 bytes at most.
+    pub comm: Vec<u8>,
+    pub exe: Arc<Dentry>,
+}
+
+/// An executable file: its contents and how it is mapped.
+struct Executable {
+    ops: Arc<dyn FileOps>,
+    mapped: MappedFile,
+}
+
+impl Executable {
+    fn open(dentry: &Arc<Dentry>, root: &Arc<Dentry>) -> SysResult<Self> {
+        let attr = dentry.inode().attr()?;
+        if attr.kind() != c::S_IFREG || attr.mode & 0o111 == 0 {
+            return Err(Errno::EACCES);
+        }
+        let ops = dentry.inode().clone().open(c::O_RDONLY)?;
+        let path = String::from_utf8_lossy(&dentry.path(root)).into_owned();
+        let mapped = MappedFile { file: ops.host_file()?, path: path.into(), dev: attr.dev, ino: attr.ino };
+        Ok(Self { ops, mapped })
+    }
+
+    fn read(&self, offset: u64, dst: &mut [u8]) -> SysResult<usize> {
+        let mut done = 0;
+        while done < dst.len() {
+            let rest = dst.get_mut(done..).unwrap_or_default();
+            match self.ops.read(&mut IoBuf::kernel_mut(rest), offset.saturating_add(done as u64))? {
+                0 => break,
+                count => done += count,
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// The interpreter of a script and its one argument.
+fn script(head: &[u8]) -> Option<SysResult<(Vec<u8>, Option<Vec<u8>>)>> {
+    let line = head.strip_prefix(b"#!")?;
+    let line = match line.iter().position(|byte| *byte == b'\n') {
+        Some(end) => line.get(..end)?,
+        None => line,
+    };
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let line = line.trim_ascii();
+    let (interpreter, rest) = match line.iter().position(|byte| blank(byte)) {
+        Some(end) => (line.get(..end)?, line.get(end..)?.trim_ascii()),
+        None => (line, &[][..]),
+    };
+    if interpreter.is_empty() {
+        return Some(Err(Errno::ENOEXEC));
+    }
+    Some(Ok((interpreter.to_vec(), (!rest.is_empty()).then(|| rest.to_vec()))))
+}
+
+/// Loads a program into a new address space.
+///
+/// # Errors
+/// As execve(2): `ENOEXEC`, `EACCES`, `ENOENT`, `ELOOP`, `E2BIG`, `ENOMEM`.
+pub fn load(platform: &dyn Platform, fs: &FsContext, mut program: Program) -> SysResult<Image> {
+    let total: usize = program.argv.iter().chain(&program.envp).map(|text| text.len() + 9).sum();
+    if total > MAX_ARGS {
+        return Err(Errno::E2BIG);
+    }
+    if program.argv.is_empty() {
+        program.argv.push(Vec::new());
+    }
+    let name = program.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let comm = name.get(..name.len().min(15)).unwrap_or_default().to_vec();
+    for _ in 0..MAX_SCRIPTS {
+        let file = Executable::open(&program.file, &fs.root)?;
+        let mut head = [0; 256];
+        let len = file.read(0, &mut head)?;
+        let Some(found) = script(head.get(..len).unwrap_or_default()) else {
+            return image(platform, fs, &program, &file, comm);
+        };
+        let (interpreter, argument) = found?;
+        program.file = fs.walk(None, &interpreter, true)?.existing()?;
+        let rest = program.argv.drain(..).skip(1).collect::<Vec<_>>();
+        program.argv = std::iter::once(interpreter).chain(argument).chain([program.path.clone()]).chain(rest).collect();
+        program.path = program.argv.first().cloned().unwrap_or_default();
+    }
+    Err(Errno::ELOOP)
+}
+
+fn image(platform: &dyn Platform, fs: &FsContext, program: &Program, file: &Executable, comm: Vec<u8>) -> SysResult<Image> {
+    let main = elf::parse(file)?;
+    // Everything that can be refused is, before the host makes a process.
+    let interpreter = match &main.interpreter {
+        Some(path) => {
+            let dentry = fs.walk(None, path, true)?.existing()?;
+            let file = Executable::open(&dentry, &fs.root)?;
+            let parsed = elf::parse(&file)?;
+            Some((file, parsed))
+        }
+        None => None,
+    };
+    let mm = MemoryManager::new(platform)?;
+    let mut random = [0; 32];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    let shift = u64::from(u16::from_le_bytes([random[16], random[17]])) << 12;
+    let loaded = elf::map(&mm, file, &main, Some(0x5555_5555_4000 + (shift << 8)))?;
+    mm.set_brk_start(loaded.end);
+    let (entry, base) = match &interpreter {
+        Some((file, parsed)) => {
+            let interpreter = elf::map(&mm, file, parsed, None)?;
+            (interpreter.entry, interpreter.base)
+        }
+        None => (loaded.entry, 0),
+    };
+    let exe = program.file.path(&fs.root);
+    let stack = stack::build(&mm, program, &loaded, base, &random, exe)?;
+    Ok(Image { mm, entry, stack, comm, exe: program.file.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::script;
+
+    #[test]
+    fn scripts_have_an_interpreter_and_one_argument() {
+        assert!(script(b"\x7fELF").is_none());
+        assert_eq!(script(b"#! /bin/sh \n"), Some(Ok((b"/bin/sh".to_vec(), None))));
+        assert_eq!(script(b"#!/usr/bin/env -S a b\nx"), Some(Ok((b"/usr/bin/env".to_vec(), Some(b"-S a b".to_vec())))));
+        assert!(script(b"#! \n").unwrap().is_err());
+    }
+}
