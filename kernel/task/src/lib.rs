@@ -1,2 +1,20 @@
-//! Tasks, thread groups, signals, futexes, wait.
+//! Tasks, thread groups, signals, futexes, wait: what Linux keeps in kernel/.
+//!
+//! Each task has one thread of the sentry, which runs [`Current::run`]: switch to guest code, handle why it came back, deliver signals.
+//! All waiting happens on that thread, in [`Current::block_on`].
 #![forbid(unsafe_code)]
+
+mod bootlog;
+mod current;
+mod exit;
+mod fork;
+mod futex;
+mod kernel;
+mod signal;
+mod tasks;
+
+pub use current::Current;
+pub use fork::CloneRequest;
+pub use futex::FutexTable;
+pub use kernel::{InitRequest, Kernel, RELEASE, VERSION};
+pub use tasks::{Group, Pending, Shared, Task, Wait};

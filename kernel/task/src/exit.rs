@@ -1,0 +1,181 @@
+//! The end of tasks, and wait4(2).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use abi::poll::PollEvents;
+use abi::signal::{SIG_IGN, SigInfo};
+use abi::{Errno, SysResult, c};
+use usermem::{UserMemory, UserMemoryExt};
+
+use crate::current::Current;
+use crate::tasks::{Group, Task, Wait};
+
+impl Task {
+    /// Lets a vfork(2) parent go on.
+    pub(crate) fn release(&self) {
+        self.released.store(true, Ordering::SeqCst);
+        self.released_queue.wake(PollEvents::IN);
+    }
+
+    /// Takes a task out of all tables.
+    pub(crate) fn forget(&self) {
+        self.kernel.tasks.lock().remove(&self.tid);
+        self.group.tasks.lock().retain(|task| task.tid != self.tid);
+        self.group.child_queue.wake(PollEvents::IN);
+    }
+}
+
+impl Current {
+    /// exit(2): ends this task alone, if others are left; the process otherwise.
+    pub fn exit(&mut self, status: i32) {
+        if self.task.group.tasks.lock().len() == 1 {
+            self.task.group.end(status);
+        }
+        self.task.lock().pending.discard(abi::signal::SigSet(u64::MAX));
+        // The run loop asks the group; a lone thread's end is its own.
+        self.lone_exit = true;
+        self.task.attention.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends all other threads of the process (execve(2)).
+    pub(crate) fn end_siblings(&mut self) {
+        let group = self.task.group.clone();
+        let others: Vec<_> = group.tasks.lock().iter().filter(|task| task.tid != self.task.tid).cloned().collect();
+        for task in &others {
+            task.ordered_to_exit.store(true, Ordering::SeqCst);
+            task.kick();
+        }
+        let _ = self.block_on(Some(&group.child_queue), PollEvents::IN, None, || {
+            if group.tasks.lock().len() > 1 && group.ending().is_none() { Err(Errno::EAGAIN) } else { Ok(()) }
+        });
+    }
+
+    /// The last thing a task's thread does.
+    pub(crate) fn leave(mut self, status: i32) {
+        let (clear, task) = (self.task.lock().clear_child_tid, self.task.clone());
+        if clear != 0 && self.mm.write_obj(clear, &0u32).is_ok() {
+            if let Ok(key) = self.mm.futex_key(clear, false) {
+                task.kernel.futexes.wake(key, 1, u32::MAX);
+            }
+            if let Ok(key) = self.mm.futex_key(clear, true) {
+                task.kernel.futexes.wake(key, 1, u32::MAX);
+            }
+        }
+        let cpu = self.mm.aspace().cpu_time();
+        // The shared state keeps nothing alive that others wait for the end of.
+        {
+            let mut shared = task.lock();
+            (shared.mm, shared.bell, shared.exe) = (None, None, None);
+        }
+        let fds = std::mem::take(&mut self.fds);
+        task.lock().fds = Arc::default();
+        drop(self);
+        if Arc::strong_count(&fds) == 1 {
+            fds.clear();
+        }
+        task.release();
+        let group = task.group.clone();
+        let last = {
+            let mut tasks = group.tasks.lock();
+            tasks.retain(|other| other.tid != task.tid);
+            tasks.is_empty()
+        };
+        task.kernel.tasks.lock().remove(&task.tid);
+        group.child_queue.wake(PollEvents::IN);
+        if last {
+            *group.cpu.lock() = cpu;
+            group.end(status);
+            task.kernel.group_ended(&group);
+        }
+    }
+
+    /// wait4(2), waitid(2): a child that has ended (or stopped, or continued): its number, wait status and group.
+    ///
+    /// # Errors
+    /// `ECHILD`, `ERESTARTSYS`.
+    pub fn wait_child(&self, which: i32, options: i32) -> SysResult<Option<(i32, i32, Arc<Group>)>> {
+        let own = self.task.group.clone();
+        let pgid = own.pgid.load(Ordering::Relaxed);
+        let attempt = || {
+            let mut children = own.children.lock();
+            let fits = |child: &Group| match which {
+                -1 => true,
+                0 => child.pgid.load(Ordering::Relaxed) == pgid,
+                pid if pid > 0 => child.pid == pid,
+                pid => child.pgid.load(Ordering::Relaxed) == -pid,
+            };
+            if !children.iter().any(|child| fits(child)) {
+                return Err(Errno::ECHILD);
+            }
+            if options & c::WEXITED != 0
+                && let Some(at) = children.iter().position(|child| fits(child) && child.is_zombie())
+            {
+                let child = if options & c::WNOWAIT == 0 { children.remove(at) } else { children[at].clone() };
+                if options & c::WNOWAIT == 0 {
+                    self.task.kernel.groups.lock().remove(&child.pid);
+                }
+                return Ok(Some((child.pid, child.ending().unwrap_or(0), child.clone())));
+            }
+            for child in children.iter().filter(|child| fits(child)) {
+                let mut news = child.news.lock();
+                let status = match *news {
+                    Some(Wait::Stopped(signo)) if options & c::WUNTRACED != 0 => signo << 8 | 0x7f,
+                    Some(Wait::Continued) if options & c::WCONTINUED != 0 => 0xffff,
+                    _ => continue,
+                };
+                if options & c::WNOWAIT == 0 {
+                    *news = None;
+                }
+                drop(news);
+                return Ok(Some((child.pid, status, child.clone())));
+            }
+            if options & c::WNOHANG != 0 { Ok(None) } else { Err(Errno::EAGAIN) }
+        };
+        self.block_on(Some(&own.child_queue), PollEvents::IN, None, attempt)
+    }
+}
+
+impl crate::kernel::Kernel {
+    /// A process has no task left: its parent hears of it, its children get a new one.
+    fn group_ended(&self, group: &Arc<Group>) {
+        let status = group.ending().unwrap_or(0);
+        let orphans = std::mem::take(&mut *group.children.lock());
+        if group.pid == 1 {
+            // Nobody outlives the first process.
+            let all: Vec<_> = self.groups.lock().values().cloned().collect();
+            all.iter().filter(|other| other.pid != 1).for_each(|other| other.end(c::SIGKILL));
+            self.init_ended(status);
+            return;
+        }
+        if let Some(init) = self.group(1) {
+            for orphan in orphans {
+                *orphan.parent.lock() = Arc::downgrade(&init);
+                let zombie = orphan.is_zombie();
+                init.children.lock().push(orphan.clone());
+                if zombie {
+                    init.child_queue.wake(PollEvents::IN);
+                    init.signal(SigInfo::child(c::CLD_EXITED, orphan.pid, 0, 0));
+                }
+            }
+        }
+        group.zombie.store(true, Ordering::SeqCst);
+        let parent = group.parent.lock().upgrade();
+        let Some(parent) = parent else { return };
+        let action = parent.action(c::SIGCHLD);
+        if action.handler == SIG_IGN || action.flags & c::SA_NOCLDWAIT as u64 != 0 {
+            parent.children.lock().retain(|child| child.pid != group.pid);
+            self.groups.lock().remove(&group.pid);
+        }
+        if group.exit_signal != 0 {
+            let (code, value) = match status & 0x7f {
+                0 => (c::CLD_EXITED, status >> 8 & 0xff),
+                signo => (c::CLD_KILLED, signo),
+            };
+            let mut info = SigInfo::child(code, group.pid, 0, value);
+            info.signo = group.exit_signal;
+            parent.signal(info);
+        }
+        parent.child_queue.wake(PollEvents::IN);
+    }
+}

@@ -1,0 +1,151 @@
+//! The kernel: what all tasks share.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use abi::{Errno, SysResult};
+use platform::{Platform, UserRegs};
+use sync::{Mutex, Parker, monotonic_ns};
+use vfs::{Dentry, FdTable, File, FsContext};
+
+use crate::current::Current;
+use crate::futex::FutexTable;
+use crate::tasks::{Group, Task};
+use crate::bootlog;
+
+/// What uname(2) says.
+pub const RELEASE: &str = "6.12.0-palisade";
+/// What uname(2) says.
+pub const VERSION: &str = "#1 SMP PREEMPT_DYNAMIC Palisade";
+
+/// Tasks of one sandbox at most.
+const MAX_TASKS: usize = 16384;
+/// Highest process number (kernel.pid_max).
+const PID_MAX: i32 = 4_194_304;
+
+/// Handles a system call.
+pub type Dispatch = fn(&mut Current, u64, [u64; 6]) -> SysResult<u64>;
+
+/// What the first process is.
+pub struct InitRequest {
+    pub root: Arc<Dentry>,
+    pub cwd: Vec<u8>,
+    pub argv: Vec<Vec<u8>>,
+    pub envp: Vec<Vec<u8>>,
+    pub stdio: Vec<Arc<File>>,
+}
+
+/// The kernel of one sandbox.
+pub struct Kernel {
+    pub platform: Box<dyn Platform>,
+    pub(crate) dispatch: Dispatch,
+    pub tasks: Mutex<BTreeMap<i32, Arc<Task>>>,
+    pub groups: Mutex<BTreeMap<i32, Arc<Group>>>,
+    next_pid: AtomicI32,
+    pub futexes: FutexTable,
+    pub boot_log: Vec<String>,
+    /// Monotonic time at which the sandbox started.
+    pub started: u64,
+    pub hostname: Mutex<Vec<u8>>,
+    /// System calls that this kernel doesn't have, and how often they were made.
+    pub unknown: Mutex<BTreeMap<u64, u64>>,
+    /// Tasks made since the start.
+    pub forks: AtomicU64,
+    init_status: OnceLock<i32>,
+    done: Parker,
+}
+
+impl Kernel {
+    #[must_use]
+    pub fn new(platform: Box<dyn Platform>, dispatch: Dispatch) -> Arc<Self> {
+        Arc::new(Self {
+            platform,
+            dispatch,
+            tasks: Mutex::default(),
+            groups: Mutex::default(),
+            next_pid: AtomicI32::new(1),
+            futexes: FutexTable::default(),
+            boot_log: bootlog::draw(RELEASE),
+            started: monotonic_ns(),
+            hostname: Mutex::new(b"palisade".to_vec()),
+            unknown: Mutex::default(),
+            forks: AtomicU64::new(0),
+            init_status: OnceLock::new(),
+            done: Parker::default(),
+        })
+    }
+
+    /// A number that no task, group or session has.
+    ///
+    /// # Errors
+    /// `EAGAIN` when there are too many tasks.
+    pub(crate) fn new_pid(&self) -> SysResult<i32> {
+        let tasks = self.tasks.lock();
+        let groups = self.groups.lock();
+        if tasks.len() >= MAX_TASKS {
+            return Err(Errno::EAGAIN);
+        }
+        loop {
+            let pid = self.next_pid.fetch_add(1, Ordering::Relaxed);
+            if pid >= PID_MAX {
+                self.next_pid.store(300, Ordering::Relaxed);
+            }
+            if !tasks.contains_key(&pid) && !groups.contains_key(&pid) {
+                return Ok(pid);
+            }
+        }
+    }
+
+    /// Starts the first process.
+    ///
+    /// # Errors
+    /// As execve(2).
+    pub fn start_init(self: &Arc<Self>, request: InitRequest) -> SysResult<()> {
+        let mut fs = FsContext { root: request.root.clone(), cwd: request.root, umask: 0o022 };
+        fs.cwd = fs.walk(None, &request.cwd, true)?.existing()?;
+        let path = request.argv.first().cloned().unwrap_or_default();
+        let file = fs.walk(None, &path, true)?.existing()?;
+        let program = loader::Program { file, path, argv: request.argv, envp: request.envp, uid: 0, gid: 0 };
+        let image = loader::load(&*self.platform, &fs, program)?;
+        let fds = Arc::new(FdTable::default());
+        for file in request.stdio {
+            fds.install(file, false, 0, 1024)?;
+        }
+        let regs = UserRegs { rip: image.entry, rsp: image.stack, eflags: 0x202, ..UserRegs::default() };
+        let context = image.mm.aspace().clone().new_context(&regs, None)?;
+        let pid = self.new_pid()?;
+        let group = Group::new(pid, None, 0);
+        let task = Task::new(self, pid, &group, image.mm, fds, Arc::new(Mutex::new(fs)), &image.comm);
+        task.lock().exe = Some(image.exe);
+        self.groups.lock().insert(pid, group);
+        Current::start(task, context, regs)
+    }
+
+    /// Waits until the first process ends; returns its wait status.
+    pub fn wait_init(&self) -> i32 {
+        loop {
+            if let Some(status) = self.init_status.get() {
+                return *status;
+            }
+            self.done.park(None);
+        }
+    }
+
+    pub(crate) fn init_ended(&self, status: i32) {
+        let _ = self.init_status.set(status);
+        self.done.unpark();
+    }
+
+    /// The group with this number.
+    #[must_use]
+    pub fn group(&self, pid: i32) -> Option<Arc<Group>> {
+        self.groups.lock().get(&pid).cloned()
+    }
+
+    /// The task with this number.
+    #[must_use]
+    pub fn task(&self, tid: i32) -> Option<Arc<Task>> {
+        self.tasks.lock().get(&tid).cloned()
+    }
+}
