@@ -1,2 +1,104 @@
 //! The system call table and its handlers.
+//!
+//! [`dispatch`] looks a number up in [`ENTRIES`]; handlers decode arguments and call the kernel. What isn't in the table is `ENOSYS`,
+//! counted in `Kernel::unknown`.
 #![forbid(unsafe_code)]
+
+mod args;
+mod fd;
+mod futex;
+mod ident;
+mod io;
+mod mem;
+mod path;
+mod poll;
+mod process;
+mod signal;
+mod stat;
+mod time;
+
+use abi::{Errno, SysResult, nr};
+use task::Current;
+
+/// Handles one system call.
+pub type Handler = fn(&mut Current, [u64; 6]) -> SysResult<u64>;
+
+/// How much of a call is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Full,
+    /// With a note on what is missing.
+    Partial(&'static str),
+}
+
+/// A line of the table.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    pub nr: u64,
+    pub handler: Handler,
+    pub level: Level,
+}
+
+const fn full(nr: u64, handler: Handler) -> Entry {
+    Entry { nr, handler, level: Level::Full }
+}
+
+const fn partial(nr: u64, handler: Handler, note: &'static str) -> Entry {
+    Entry { nr, handler, level: Level::Partial(note) }
+}
+
+/// The table, by area.
+const AREAS: &[&[Entry]] = &[
+    fd::ENTRIES, futex::ENTRIES, ident::ENTRIES, io::ENTRIES, mem::ENTRIES, path::ENTRIES, poll::ENTRIES, process::ENTRIES,
+    signal::ENTRIES, stat::ENTRIES, time::ENTRIES,
+];
+
+const SIZE: usize = 512;
+
+/// The table by number.
+pub static ENTRIES: [Option<Entry>; SIZE] = {
+    let mut table = [None; SIZE];
+    let mut area = 0;
+    while area < AREAS.len() {
+        let mut i = 0;
+        while i < AREAS[area].len() {
+            let entry = AREAS[area][i];
+            assert!(table[entry.nr as usize].is_none(), "two handlers for one call");
+            table[entry.nr as usize] = Some(entry);
+            i += 1;
+        }
+        area += 1;
+    }
+    table
+};
+
+/// Runs a system call.
+///
+/// # Errors
+/// What the call comes to; `ENOSYS` when there is none.
+pub fn dispatch(current: &mut Current, number: u64, args: [u64; 6]) -> SysResult<u64> {
+    let entry = usize::try_from(number).ok().and_then(|at| ENTRIES.get(at)).and_then(Option::as_ref);
+    match entry {
+        Some(entry) => (entry.handler)(current, args),
+        None => {
+            let mut unknown = current.task.kernel.unknown.lock();
+            if unknown.len() < SIZE || unknown.contains_key(&number) {
+                *unknown.entry(number).or_default() += 1;
+            }
+            Err(Errno::ENOSYS)
+        }
+    }
+}
+
+/// The table for people: number, name and level of every call that Linux has.
+pub fn list() -> impl Iterator<Item = (u64, &'static str, String)> {
+    nr::NAMES.iter().map(|(number, name)| {
+        let entry = usize::try_from(*number).ok().and_then(|at| ENTRIES.get(at)).and_then(Option::as_ref);
+        let level = match entry.map(|entry| entry.level) {
+            Some(Level::Full) => "full".to_owned(),
+            Some(Level::Partial(note)) => format!("partial: {note}"),
+            None => "not implemented (ENOSYS)".to_owned(),
+        };
+        (*number, *name, level)
+    })
+}

@@ -1,0 +1,109 @@
+//! Descriptors.
+
+use abi::{Errno, SysResult, c, nr};
+use pipe::PipeEnd;
+use task::Current;
+use usermem::UserMemoryExt;
+use vfs::{File, IoctlArg};
+
+use crate::args::{file, int, uint};
+use crate::{Entry, full, partial};
+
+pub const ENTRIES: &[Entry] = &[
+    full(nr::CLOSE, |t, a| t.fds.close(int(a[0])).map(|()| 0)),
+    full(nr::CLOSE_RANGE, close_range),
+    full(nr::DUP, |t, a| install(t, file(t, a[0])?, false, 0)),
+    full(nr::DUP2, |t, a| dup(t, int(a[0]), int(a[1]), None)),
+    full(nr::DUP3, |t, a| dup(t, int(a[0]), int(a[1]), Some(int(a[2])))),
+    partial(nr::FCNTL, fcntl, "no locks, leases, owners or pipe sizes"),
+    partial(nr::IOCTL, ioctl, "terminals: TCGETS and TIOCGWINSZ"),
+    full(nr::PIPE, |t, a| make_pipe(t, a[0], 0)),
+    partial(nr::PIPE2, |t, a| make_pipe(t, a[0], int(a[1])), "no O_DIRECT"),
+    full(nr::FSYNC, |t, a| file(t, a[0])?.ops.fsync().map(|()| 0)),
+    full(nr::FDATASYNC, |t, a| file(t, a[0])?.ops.fsync().map(|()| 0)),
+    full(nr::FADVISE64, |t, a| file(t, a[0]).map(|_| 0)),
+];
+
+/// Puts a file at the lowest free descriptor.
+pub fn install(t: &Current, file: std::sync::Arc<File>, cloexec: bool, min: i32) -> SysResult<u64> {
+    let limit = t.task.group.limit(c::RLIMIT_NOFILE);
+    t.fds.install(file, cloexec, min, limit).map(|fd| fd.cast_unsigned().into())
+}
+
+fn dup(t: &Current, from: i32, to: i32, flags: Option<i32>) -> SysResult<u64> {
+    let file = t.fds.get(from)?;
+    if flags.is_some_and(|flags| flags & !c::O_CLOEXEC != 0) || from == to && flags.is_some() {
+        return Err(Errno::EINVAL);
+    }
+    if from != to {
+        t.fds.set(to, file, flags.unwrap_or(0) & c::O_CLOEXEC != 0, t.task.group.limit(c::RLIMIT_NOFILE))?;
+    }
+    Ok(to.cast_unsigned().into())
+}
+
+fn close_range(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let (first, last, flags) = (uint(a[0]), uint(a[1]), uint(a[2]));
+    if first > last || flags & !6 != 0 {
+        return Err(Errno::EINVAL);
+    }
+    // CLOSE_RANGE_UNSHARE
+    if flags & 2 != 0 {
+        t.fds = t.fds.fork();
+        t.task.lock().fds = t.fds.clone();
+    }
+    t.fds.close_range(first, last, flags & 4 != 0);
+    Ok(0)
+}
+
+fn fcntl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let fd = int(a[0]);
+    let file = t.fds.get(fd)?;
+    match int(a[1]) {
+        c::F_DUPFD => install(t, file, false, int(a[2])),
+        c::F_DUPFD_CLOEXEC => install(t, file, true, int(a[2])),
+        c::F_GETFD => Ok(t.fds.cloexec(fd)?.into()),
+        c::F_SETFD => t.fds.set_cloexec(fd, int(a[2]) & c::FD_CLOEXEC != 0).map(|()| 0),
+        // O_LARGEFILE is always set on 64-bit Linux.
+        c::F_GETFL => Ok((file.flags() | 0o100_000).cast_unsigned().into()),
+        c::F_SETFL => {
+            file.set_flags(int(a[2]));
+            Ok(0)
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn ioctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let file = file(t, a[0])?;
+    let cmd = uint(a[1]);
+    match u64::from(cmd) {
+        c::FIOCLEX => t.fds.set_cloexec(int(a[0]), true).map(|()| 0),
+        c::FIONCLEX => t.fds.set_cloexec(int(a[0]), false).map(|()| 0),
+        c::FIONBIO => {
+            let on: i32 = t.mm.read_obj(a[2])?;
+            let flags = if on != 0 { file.flags() | c::O_NONBLOCK } else { file.flags() & !c::O_NONBLOCK };
+            file.set_flags(flags);
+            Ok(0)
+        }
+        _ => file.ops.ioctl(&IoctlArg { cmd, arg: a[2], memory: &*t.mm }),
+    }
+}
+
+fn make_pipe(t: &mut Current, addr: u64, flags: i32) -> SysResult<u64> {
+    if flags & !(c::O_CLOEXEC | c::O_NONBLOCK) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (read, write) = PipeEnd::pair();
+    let cloexec = flags & c::O_CLOEXEC != 0;
+    let status = flags & c::O_NONBLOCK;
+    let first = install(t, File::new(read, None, c::O_RDONLY | status), cloexec, 0)?;
+    let second = install(t, File::new(write, None, c::O_WRONLY | status), cloexec, 0);
+    let written = second.and_then(|second| t.mm.write_obj(addr, &[int(first), int(second)]).map(|()| second));
+    if written.is_err() {
+        t.fds.close(int(first))?;
+        if let Ok(second) = second {
+            t.fds.close(int(second))?;
+        }
+    }
+    written.map(|_| 0)
+}

@@ -1,0 +1,157 @@
+//! Who and where: identity, uname, sysinfo, syslog.
+
+use std::sync::atomic::Ordering;
+
+use abi::structs::{Sysinfo, Utsname};
+use abi::{Errno, SysResult, c, nr};
+use sync::monotonic_ns;
+use task::{Current, RELEASE, VERSION};
+use usermem::UserMemoryExt;
+
+use crate::args::int;
+use crate::{Entry, full, partial};
+
+pub const ENTRIES: &[Entry] = &[
+    full(nr::GETPID, |t, _| Ok(pid(t.task.group.pid))),
+    full(nr::GETTID, |t, _| Ok(pid(t.task.tid))),
+    full(nr::GETPPID, |t, _| Ok(pid(t.task.group.parent.lock().upgrade().map_or(0, |parent| parent.pid)))),
+    partial(nr::GETUID, |_, _| Ok(0), "everything runs as root"),
+    partial(nr::GETEUID, |_, _| Ok(0), "everything runs as root"),
+    partial(nr::GETGID, |_, _| Ok(0), "everything runs as root"),
+    partial(nr::GETEGID, |_, _| Ok(0), "everything runs as root"),
+    partial(nr::GETGROUPS, |_, _| Ok(0), "no supplementary groups"),
+    partial(nr::GETRESUID, getres, "everything runs as root"),
+    partial(nr::GETRESGID, getres, "everything runs as root"),
+    full(nr::UNAME, uname),
+    full(nr::SETHOSTNAME, sethostname),
+    full(nr::SYSINFO, sysinfo),
+    partial(nr::SYSLOG, syslog, "reading and sizes only"),
+    full(nr::GETPGRP, |t, _| Ok(pid(t.task.group.pgid.load(Ordering::Relaxed)))),
+    full(nr::GETPGID, |t, a| group(t, a[0], |g| g.pgid.load(Ordering::Relaxed))),
+    full(nr::GETSID, |t, a| group(t, a[0], |g| g.sid.load(Ordering::Relaxed))),
+    partial(nr::SETPGID, setpgid, "without the rules on sessions and execve"),
+    full(nr::SETSID, setsid),
+    full(nr::GETCPU, getcpu),
+    full(nr::GETRANDOM, getrandom),
+];
+
+fn pid(pid: i32) -> u64 {
+    pid.cast_unsigned().into()
+}
+
+fn group(t: &Current, which: u64, f: fn(&task::Group) -> i32) -> SysResult<u64> {
+    if int(which) == 0 {
+        return Ok(pid(f(&t.task.group)));
+    }
+    t.task.kernel.group(int(which)).map(|group| pid(f(&group))).ok_or(Errno::ESRCH)
+}
+
+fn getres(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    for addr in a.iter().take(3) {
+        t.mm.write_obj(*addr, &0u32)?;
+    }
+    Ok(0)
+}
+
+fn uname(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let mut name = Utsname { fields: [[0; 65]; 6] };
+    let hostname = t.task.kernel.hostname.lock().clone();
+    let texts = [&b"Linux"[..], &hostname, RELEASE.as_bytes(), VERSION.as_bytes(), b"x86_64", b"(none)"];
+    for (field, text) in name.fields.iter_mut().zip(texts) {
+        field.iter_mut().zip(text.iter().take(64)).for_each(|(to, from)| *to = *from);
+    }
+    t.mm.write_obj(a[0], &name)?;
+    Ok(0)
+}
+
+fn sethostname(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let len = usize::try_from(a[1]).ok().filter(|len| *len <= 64).ok_or(Errno::EINVAL)?;
+    let mut name = vec![0; len];
+    t.mm.read(a[0], &mut name)?;
+    *t.task.kernel.hostname.lock() = name;
+    Ok(0)
+}
+
+fn sysinfo(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let host = rustix::system::sysinfo();
+    let kernel = &t.task.kernel;
+    let info = Sysinfo {
+        uptime: (monotonic_ns().saturating_sub(kernel.started) / 1_000_000_000).cast_signed(),
+        totalram: host.totalram.saturating_mul(host.mem_unit.into()),
+        freeram: host.freeram.saturating_mul(host.mem_unit.into()),
+        procs: u16::try_from(kernel.tasks.lock().len()).unwrap_or(u16::MAX),
+        mem_unit: 1,
+        ..Sysinfo::default()
+    };
+    t.mm.write_obj(a[0], &info)?;
+    Ok(0)
+}
+
+/// syslog(2): the boot log, as the kernel's ring buffer would show it.
+fn syslog(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let log: Vec<u8> = t.task.kernel.boot_log.iter().flat_map(|line| format!("<6>{line}\n").into_bytes()).collect();
+    match int(a[0]) {
+        // Open and close do nothing.
+        0 | 1 => Ok(0),
+        // Read all, read and clear: nothing is lost by not clearing.
+        3 | 4 => {
+            let len = usize::try_from(int(a[2])).map_err(|_| Errno::EINVAL)?;
+            let tail = log.get(log.len().saturating_sub(len)..).unwrap_or_default();
+            t.mm.write(a[1], tail)?;
+            Ok(tail.len() as u64)
+        }
+        // Unread bytes; size of the buffer.
+        9 => Ok(0),
+        10 => Ok(log.len().next_power_of_two() as u64),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn setpgid(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let own = &t.task.group;
+    let target = if int(a[0]) == 0 { own.clone() } else { t.task.kernel.group(int(a[0])).ok_or(Errno::ESRCH)? };
+    let pgid = if int(a[1]) == 0 { target.pid } else { int(a[1]) };
+    if pgid < 0 {
+        return Err(Errno::EINVAL);
+    }
+    let child = target.parent.lock().upgrade().is_some_and(|parent| parent.pid == own.pid);
+    if target.pid != own.pid && !child {
+        return Err(Errno::ESRCH);
+    }
+    target.pgid.store(pgid, Ordering::Relaxed);
+    Ok(0)
+}
+
+fn setsid(t: &mut Current, _: [u64; 6]) -> SysResult<u64> {
+    let own = &t.task.group;
+    let groups = t.task.kernel.groups.lock();
+    if groups.values().any(|group| group.pgid.load(Ordering::Relaxed) == own.pid) {
+        return Err(Errno::EPERM);
+    }
+    own.sid.store(own.pid, Ordering::Relaxed);
+    own.pgid.store(own.pid, Ordering::Relaxed);
+    Ok(pid(own.pid))
+}
+
+fn getcpu(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    for addr in a.iter().take(2).filter(|addr| **addr != 0) {
+        t.mm.write_obj(*addr, &0u32)?;
+    }
+    Ok(0)
+}
+
+fn getrandom(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    if int(a[2]).cast_unsigned() & !(c::GRND_NONBLOCK | c::GRND_RANDOM | 4) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mut buf = usermem::IoBuf::user(&*t.mm, a[0], a[1].min(1 << 20));
+    let mut chunk = [0; 256];
+    while buf.remaining() > 0 {
+        rustix::rand::getrandom(&mut chunk, rustix::rand::GetRandomFlags::empty())?;
+        let want = chunk.len().min(buf.remaining());
+        if buf.copy_out(chunk.get(..want).unwrap_or_default())? < want {
+            break;
+        }
+    }
+    Ok(buf.done() as u64)
+}

@@ -1,0 +1,247 @@
+//! Processes: clone, exec, exit, wait, limits.
+
+use abi::signal::SigInfo;
+use abi::structs::{CloneArgs, Rlimit, Rusage};
+use abi::{Errno, SysResult, c, nr};
+use task::{CloneRequest, Current};
+use usermem::UserMemoryExt;
+use zerocopy::FromZeros;
+
+use crate::args::{file, int, path, uint, walk};
+use crate::{Entry, full, partial};
+
+pub const ENTRIES: &[Entry] = &[
+    partial(nr::CLONE, clone, "no namespaces, no CLONE_PIDFD, no CLONE_SIGHAND without CLONE_THREAD"),
+    partial(nr::CLONE3, clone3, "as clone"),
+    full(nr::FORK, |t, _| t.clone_task(CloneRequest { exit_signal: c::SIGCHLD, ..CloneRequest::default() })),
+    full(nr::VFORK, |t, _| {
+        let flags = (c::CLONE_VM | c::CLONE_VFORK) as u64;
+        t.clone_task(CloneRequest { flags, exit_signal: c::SIGCHLD, ..CloneRequest::default() })
+    }),
+    full(nr::EXECVE, |t, a| exec(t, c::AT_FDCWD as u64, a[0], a[1], a[2], 0)),
+    full(nr::EXECVEAT, |t, a| exec(t, a[0], a[1], a[2], a[3], int(a[4]))),
+    full(nr::EXIT, |t, a| {
+        t.exit((int(a[0]) & 0xff) << 8);
+        Ok(0)
+    }),
+    full(nr::EXIT_GROUP, |t, a| {
+        t.task.group.end((int(a[0]) & 0xff) << 8);
+        Ok(0)
+    }),
+    full(nr::WAIT4, wait4),
+    partial(nr::WAITID, waitid, "no P_PIDFD"),
+    partial(nr::PRLIMIT64, prlimit, "of the calling process; kept, mostly not enforced"),
+    partial(nr::GETRLIMIT, |t, a| prlimit(t, [0, a[0], 0, a[1], 0, 0]), "as prlimit64"),
+    partial(nr::SETRLIMIT, |t, a| prlimit(t, [0, a[0], a[1], 0, 0, 0]), "as prlimit64"),
+    partial(nr::GETRUSAGE, getrusage, "CPU time only"),
+    full(nr::ARCH_PRCTL, arch_prctl),
+    partial(nr::PRCTL, prctl, "PR_SET_NAME and PR_GET_NAME"),
+    full(nr::SCHED_YIELD, |_, _| {
+        std::thread::yield_now();
+        Ok(0)
+    }),
+    partial(nr::SCHED_GETAFFINITY, sched_getaffinity, "all CPUs"),
+];
+
+fn clone(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let [flags, stack, parent_tid, child_tid, tls, _] = a;
+    let exit_signal = int(flags & 0xff);
+    t.clone_task(CloneRequest { flags: flags & 0xffff_ff00, exit_signal, stack, parent_tid, child_tid, tls })
+}
+
+fn clone3(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let size = usize::try_from(a[1]).map_err(|_| Errno::E2BIG)?;
+    if size < 64 {
+        return Err(Errno::EINVAL);
+    }
+    let mut args = CloneArgs::new_zeroed();
+    let whole = size_of::<CloneArgs>();
+    let bytes = zerocopy::IntoBytes::as_mut_bytes(&mut args);
+    if size > whole {
+        return Err(Errno::E2BIG);
+    }
+    t.mm.read(a[0], bytes.get_mut(..size).unwrap_or_default())?;
+    if args.set_tid_size != 0 || args.flags & 0xff != 0 || (args.stack == 0) != (args.stack_size == 0) {
+        return Err(Errno::EINVAL);
+    }
+    let exit_signal = i32::try_from(args.exit_signal).ok().filter(|signo| *signo <= 64).ok_or(Errno::EINVAL)?;
+    let stack = args.stack.checked_add(args.stack_size).ok_or(Errno::EINVAL)?;
+    let (parent_tid, child_tid) = (args.parent_tid, args.child_tid);
+    t.clone_task(CloneRequest { flags: args.flags, exit_signal, stack, parent_tid, child_tid, tls: args.tls })
+}
+
+/// A null-terminated vector of strings.
+fn strings(t: &Current, mut addr: u64, budget: &mut usize) -> SysResult<Vec<Vec<u8>>> {
+    let mut all = Vec::new();
+    if addr == 0 {
+        return Ok(all);
+    }
+    loop {
+        let pointer: u64 = t.mm.read_obj(addr)?;
+        if pointer == 0 {
+            return Ok(all);
+        }
+        let text = t.mm.read_cstr(pointer, (128 << 10).min(*budget)).map_err(|errno| match errno {
+            Errno::ENAMETOOLONG => Errno::E2BIG,
+            errno => errno,
+        })?;
+        *budget = budget.checked_sub(text.len() + 9).ok_or(Errno::E2BIG)?;
+        all.push(text);
+        addr = addr.checked_add(8).ok_or(Errno::EFAULT)?;
+    }
+}
+
+fn exec(t: &mut Current, dirfd: u64, name: u64, argv: u64, envp: u64, flags: i32) -> SysResult<u64> {
+    let text = path(t, name)?;
+    let dentry = if text.is_empty() && flags & c::AT_EMPTY_PATH != 0 {
+        file(t, dirfd)?.dentry.clone().ok_or(Errno::EACCES)?
+    } else {
+        walk(t, dirfd, name, flags & c::AT_SYMLINK_NOFOLLOW == 0)?.existing()?
+    };
+    let mut budget = 2 << 20;
+    let (argv, envp) = (strings(t, argv, &mut budget)?, strings(t, envp, &mut budget)?);
+    t.exec(dentry, text, argv, envp)?;
+    Ok(0)
+}
+
+fn rusage(cpu: u64) -> Rusage {
+    let seconds = (cpu / 1_000_000_000).cast_signed();
+    Rusage { utime: [seconds, (cpu % 1_000_000_000 / 1000).cast_signed()], ..Rusage::default() }
+}
+
+fn wait4(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let options = int(a[2]);
+    if options & !(c::WNOHANG | c::WUNTRACED | c::WCONTINUED | c::__WALL | c::__WCLONE | c::__WNOTHREAD) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let Some((pid, status, group)) = t.wait_child(int(a[0]), options | c::WEXITED)? else { return Ok(0) };
+    if a[1] != 0 {
+        t.mm.write_obj(a[1], &status)?;
+    }
+    if a[3] != 0 {
+        let cpu = *group.cpu.lock();
+        t.mm.write_obj(a[3], &rusage(cpu))?;
+    }
+    Ok(pid.cast_unsigned().into())
+}
+
+fn waitid(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let options = int(a[3]);
+    if options & (c::WEXITED | c::WSTOPPED | c::WCONTINUED) == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let which = match uint(a[0]) {
+        c::P_ALL => -1,
+        c::P_PID if int(a[1]) > 0 => int(a[1]),
+        c::P_PGID if int(a[1]) > 0 => -int(a[1]),
+        c::P_PGID if int(a[1]) == 0 => 0,
+        _ => return Err(Errno::EINVAL),
+    };
+    let found = t.wait_child(which, options)?;
+    if a[2] != 0 {
+        let info = match &found {
+            None => SigInfo::default(),
+            Some((pid, status, _)) => {
+                let (code, value) = match (status & 0xff, status >> 8 & 0xff) {
+                    (0, code) => (c::CLD_EXITED, code),
+                    (0x7f, signo) => (c::CLD_STOPPED, signo),
+                    (0xff, _) => (c::CLD_CONTINUED, c::SIGCONT),
+                    (signo, _) => (c::CLD_KILLED, signo & 0x7f),
+                };
+                SigInfo::child(code, *pid, 0, value)
+            }
+        };
+        t.mm.write_obj(a[2], &info)?;
+    }
+    Ok(0)
+}
+
+fn prlimit(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let [pid, resource, new, old, ..] = a;
+    if int(pid) != 0 && int(pid) != t.task.group.pid {
+        return Err(if t.task.kernel.group(int(pid)).is_some() { Errno::EPERM } else { Errno::ESRCH });
+    }
+    let index = usize::try_from(int(resource)).ok().filter(|index| *index < 16).ok_or(Errno::EINVAL)?;
+    let new: Option<Rlimit> = if new == 0 { None } else { Some(t.mm.read_obj(new)?) };
+    let before = {
+        let mut limits = t.task.group.limits.lock();
+        let slot = limits.get_mut(index).ok_or(Errno::EINVAL)?;
+        let before = *slot;
+        if let Some(new) = new {
+            if new.cur > new.max {
+                return Err(Errno::EINVAL);
+            }
+            *slot = new;
+        }
+        before
+    };
+    if old != 0 {
+        t.mm.write_obj(old, &before)?;
+    }
+    Ok(0)
+}
+
+fn getrusage(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let cpu = match int(a[0]) {
+        c::RUSAGE_SELF | c::RUSAGE_THREAD => t.mm.aspace().cpu_time(),
+        c::RUSAGE_CHILDREN => 0,
+        _ => return Err(Errno::EINVAL),
+    };
+    t.mm.write_obj(a[1], &rusage(cpu))?;
+    Ok(0)
+}
+
+fn arch_prctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    const ARCH_SET_FS: i32 = 0x1002;
+    const ARCH_GET_FS: i32 = 0x1003;
+    if !t.ctx.full(&mut t.regs) {
+        return Err(Errno::ESRCH);
+    }
+    match int(a[0]) {
+        ARCH_SET_FS if a[1] < 1 << 47 => {
+            t.regs.fs_base = a[1];
+            Ok(0)
+        }
+        ARCH_SET_FS => Err(Errno::EPERM),
+        ARCH_GET_FS => {
+            let base = t.regs.fs_base;
+            t.mm.write_obj(a[1], &base)?;
+            Ok(0)
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn prctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    match int(a[0]) {
+        c::PR_SET_NAME => {
+            let mut name = [0; 16];
+            let text = match t.mm.read_cstr(a[1], 16) {
+                Err(Errno::ENAMETOOLONG) => {
+                    t.mm.read(a[1], &mut name)?;
+                    name.get(..15).unwrap_or_default().to_vec()
+                }
+                text => text?,
+            };
+            t.task.lock().comm = text;
+            Ok(0)
+        }
+        c::PR_GET_NAME => {
+            let mut name = t.task.lock().comm.clone();
+            name.resize(16, 0);
+            t.mm.write(a[1], &name)?;
+            Ok(0)
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn sched_getaffinity(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(64);
+    if a[1] < 8 || !a[1].is_multiple_of(8) {
+        return Err(Errno::EINVAL);
+    }
+    let mask = if cpus == 64 { u64::MAX } else { (1 << cpus) - 1 };
+    t.mm.write_obj(a[2], &mask)?;
+    Ok(8)
+}
