@@ -8,7 +8,7 @@ use std::time::Duration;
 use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
 use rustix::event::{PollFd, PollFlags, poll};
-use sync::WaitQueue;
+use sync::{Parker, WaitQueue};
 use usermem::{Access, IoBuf, UserMemoryExt};
 use vfs::{Attr, FileOps, IoctlArg};
 
@@ -17,16 +17,21 @@ pub struct HostStream {
     fd: OwnedFd,
     queue: WaitQueue,
     terminal: bool,
+    /// Unparked by who wants input and finds none.
+    wanted: Parker,
 }
 
 impl HostStream {
-    /// Wraps a descriptor. For inputs a thread watches for data as long as somebody asks.
-    ///
-    /// # Errors
-    /// `EAGAIN` when no thread can be started.
+    /// Wraps a descriptor. Somebody must run [`HostStream::watch`] for reads that wait.
     pub fn new(fd: OwnedFd) -> Arc<Self> {
         let terminal = rustix::termios::isatty(&fd);
-        Arc::new(Self { fd, queue: WaitQueue::default(), terminal })
+        Arc::new(Self { fd, queue: WaitQueue::default(), terminal, wanted: Parker::default() })
+    }
+
+    /// Whether it is a terminal.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
     }
 
     fn ready(&self, timeout: Option<Duration>) -> PollEvents {
@@ -46,20 +51,14 @@ impl HostStream {
         events
     }
 
-    /// Waits on the host, on the caller's thread, until input is there; wakes who waits. For the watcher thread.
+    /// Watches for input, for ever, on a thread of its own: sleeps until somebody has found none, then until the host has some.
     pub fn watch(&self) {
         loop {
+            self.wanted.park(None);
             let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-            if poll(&mut fds, None).is_err() {
-                continue;
+            if poll(&mut fds, None).is_ok() {
+                self.queue.wake(PollEvents::READABLE | PollEvents::HUP);
             }
-            self.queue.wake(PollEvents::READABLE);
-            let [fd] = fds;
-            if fd.revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
-                return;
-            }
-            // Level-triggered: don't spin while nobody reads.
-            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
@@ -74,6 +73,7 @@ impl FileOps for HostStream {
             return Ok(0);
         }
         if !self.ready(Some(Duration::ZERO)).intersects(PollEvents::READABLE | PollEvents::HUP | PollEvents::ERR) {
+            self.wanted.unpark();
             return Err(Errno::EAGAIN);
         }
         buf.host_io(Access::Write, &mut |segments| usermem::readv(self.fd.as_fd(), segments))
@@ -98,7 +98,11 @@ impl FileOps for HostStream {
     }
 
     fn poll(&self) -> PollEvents {
-        self.ready(Some(Duration::ZERO))
+        let events = self.ready(Some(Duration::ZERO));
+        if !events.intersects(PollEvents::READABLE | PollEvents::HUP) {
+            self.wanted.unpark();
+        }
+        events
     }
 
     fn wait_queue(&self) -> Option<&WaitQueue> {

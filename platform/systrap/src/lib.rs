@@ -21,6 +21,7 @@ use stub::layout::STUB_BASE;
 
 use crate::aspace::Space;
 use crate::process::Process;
+pub use crate::zygote::{HostVdso, host_vdso};
 
 /// Where guests may map: above the first pages, below the stub.
 const USER: Range<u64> = 0x1_0000..STUB_BASE;
@@ -31,15 +32,16 @@ pub struct Systrap {
 }
 
 impl Systrap {
-    /// Starts the zygote. Call while the process has one thread, before it is confined.
+    /// Starts the zygote. Call while the process has one thread, with the capabilities that it will keep, before its system calls are
+    /// filtered.
     ///
     /// # Errors
     /// What the host says; `EAGAIN` when the zygote did not come up.
-    pub fn new() -> SysResult<Self> {
+    pub fn new(vdso: HostVdso) -> SysResult<Self> {
         // Stubs are children that nobody waits for.
         // SAFETY: sets a disposition; no handler runs.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
-        Ok(Self { zygote: zygote::spawn()? })
+        Ok(Self { zygote: zygote::spawn(vdso)? })
     }
 }
 

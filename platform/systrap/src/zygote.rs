@@ -29,8 +29,19 @@ pub fn header() -> Header {
     Header { creator, fast_entry, tail, tail_end, full_ud2, fast_end, hello_ud2, handler, restorer }
 }
 
-/// The host's vDSO and its data pages: (start, end) in this process.
-fn host_vdso() -> SysResult<(Vec<(u64, u64)>, u64)> {
+/// The host's vDSO and its data pages.
+pub struct HostVdso {
+    /// Start and end of each mapping in this process.
+    ranges: Vec<(u64, u64)>,
+    /// Start of the code.
+    code: u64,
+}
+
+/// Finds the host's vDSO. Needs /proc.
+///
+/// # Errors
+/// What reading /proc/self/maps says.
+pub fn host_vdso() -> SysResult<HostVdso> {
     let maps = fs::read_to_string("/proc/self/maps")?;
     let mut ranges = Vec::new();
     let mut code = 0;
@@ -46,7 +57,7 @@ fn host_vdso() -> SysResult<(Vec<(u64, u64)>, u64)> {
             code = parse(start)?;
         }
     }
-    Ok((ranges, code))
+    Ok(HostVdso { ranges, code })
 }
 
 /// The read-only page: entry points and filters.
@@ -167,8 +178,8 @@ fn child(plan: &Plan) -> ! {
 ///
 /// # Errors
 /// What the host says; `EAGAIN` when the child did not come up (its layout collides with the sentry's, say).
-pub fn spawn() -> SysResult<Process> {
-    let (vdso, code) = host_vdso()?;
+pub fn spawn(host: HostVdso) -> SysResult<Process> {
+    let HostVdso { ranges: vdso, code } = host;
     let total = vdso.last().map_or(0, |range| range.1) - vdso.first().map_or(0, |range| range.0);
     if total > HOST_VDSO_SIZE {
         return Err(Errno::ENOEXEC);

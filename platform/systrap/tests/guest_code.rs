@@ -15,7 +15,7 @@ fn systrap() -> &'static Systrap {
         // The zygote dies with the thread that made it.
         let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            sender.send(Systrap::new().expect("the host allows seccomp notifications")).unwrap();
+            sender.send(Systrap::new(systrap::host_vdso().unwrap()).expect("the host allows seccomp notifications")).unwrap();
             loop {
                 std::thread::park();
             }

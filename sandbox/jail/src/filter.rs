@@ -1,0 +1,114 @@
+//! What the sentry may ask of the host.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use seccompiler::{
+    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter_all_threads,
+};
+
+/// Calls that are allowed whatever their arguments, each with who needs it.
+const ALLOWED: &[i64] = &[
+    // Guest files and standard streams (hostfs, tmpfs): descriptors only, opened beneath the root's with openat2.
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_write,
+    libc::SYS_openat2,
+    libc::SYS_readlinkat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_fstat,
+    libc::SYS_fstatfs,
+    libc::SYS_getdents64,
+    libc::SYS_lseek,
+    libc::SYS_close,
+    // Duplicates and flags of descriptors (Rust's OwnedFd checks in debug builds).
+    libc::SYS_fcntl,
+    // Waiting for standard streams, looking whether a stub lives.
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    // Guest memory: arenas and files in memory.
+    libc::SYS_memfd_create,
+    libc::SYS_ftruncate,
+    libc::SYS_fallocate,
+    // The sentry's own memory and windows on guest memory. No executable mappings, see below.
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    // Threads: waiting, stacks, names, end.
+    libc::SYS_futex,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_sigaltstack,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_gettid,
+    libc::SYS_getpid,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_restart_syscall,
+    // Stubs: sockets to send descriptors on, handles, interrupts. The pid namespace holds nothing but stubs.
+    libc::SYS_socketpair,
+    libc::SYS_sendmsg,
+    libc::SYS_pidfd_open,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_pidfd_send_signal,
+    libc::SYS_waitid,
+    libc::SYS_tgkill,
+    // Time and chance for guests; what the vDSO doesn't answer.
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_nanosleep,
+    libc::SYS_getrandom,
+    libc::SYS_sysinfo,
+    libc::SYS_getcpu,
+    // Refused by the other filter: see below.
+    libc::SYS_clone3,
+];
+
+fn condition(arg: u8, op: SeccompCmpOp, value: u64) -> io::Result<SeccompRule> {
+    let condition = SeccompCondition::new(arg, SeccompCmpArgLen::Dword, op, value).map_err(io::Error::other)?;
+    SeccompRule::new(vec![condition]).map_err(io::Error::other)
+}
+
+/// Filters the system calls of all threads from now on. What isn't allowed fails with `EPERM`.
+///
+/// # Errors
+/// What seccomp(2) says.
+pub fn filter() -> io::Result<()> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|nr| (*nr, Vec::new())).collect();
+    let no_exec = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
+    // Windows on guest memory must never be executable here.
+    rules.insert(libc::SYS_mmap, vec![condition(2, no_exec.clone(), 0)?]);
+    rules.insert(libc::SYS_mprotect, vec![condition(2, no_exec, 0)?]);
+    // Threads, not processes.
+    let thread = SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64);
+    rules.insert(libc::SYS_clone, vec![condition(0, thread, libc::CLONE_THREAD as u64)?]);
+    // Names of threads.
+    rules.insert(libc::SYS_prctl, vec![condition(0, SeccompCmpOp::Eq, libc::PR_SET_NAME as u64)?]);
+    // Notifications of stubs (receive, send, flags); terminals given as standard streams.
+    let ioctls = [0xc050_2100, 0xc018_2101, 0x4008_2104, libc::TCGETS, libc::TIOCGWINSZ, 0x802c_542a];
+    let ioctls: io::Result<Vec<_>> = ioctls.iter().map(|cmd| condition(1, SeccompCmpOp::Eq, *cmd)).collect();
+    rules.insert(libc::SYS_ioctl, ioctls?);
+    let deny = SeccompAction::Errno(libc::EPERM as u32);
+    let main = SeccompFilter::new(rules, deny, SeccompAction::Allow, TargetArch::x86_64).map_err(io::Error::other)?;
+    let program: seccompiler::BpfProgram = main.try_into().map_err(io::Error::other)?;
+    // clone3's flags are in memory, where no filter can look: it is missing, for which the C library falls back to clone. (The main
+    // filter could only say EPERM.)
+    let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    let missing = SeccompAction::Errno(libc::ENOSYS as u32);
+    let clone3 = SeccompFilter::new(clone3, SeccompAction::Allow, missing, TargetArch::x86_64).map_err(io::Error::other)?;
+    let clone3: seccompiler::BpfProgram = clone3.try_into().map_err(io::Error::other)?;
+    apply_filter_all_threads(&clone3).map_err(io::Error::other)?;
+    apply_filter_all_threads(&program).map_err(io::Error::other)
+}
