@@ -1,2 +1,317 @@
-//! /proc.
+//! /proc (proc(5)).
+//!
+//! Two kinds of nodes: the fixed tree of `system` and the directories of processes in `process`. The text of a file is made when it
+//! is opened, and again when it is read from the start.
 #![forbid(unsafe_code)]
+
+mod cpuinfo;
+mod process;
+mod status;
+mod system;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use abi::structs::{Statfs, Timespec};
+use abi::{Errno, SysResult, c};
+use sync::{Mutex, monotonic_ns};
+use task::{Kernel, Task};
+use usermem::IoBuf;
+use vfs::{Attr, Dentry, DirEntry, FileOps, Inode, NewNode, SetAttr, new_dev};
+
+use crate::process::{Item, Member};
+use crate::system::{Body, Entry};
+
+/// `PROC_SUPER_MAGIC`
+const MAGIC: i64 = 0x9fa0;
+/// Nanoseconds of a clock tick (`USER_HZ` is 100).
+const TICK: u64 = 10_000_000;
+
+/// The root directory of a /proc.
+#[must_use]
+pub fn root(kernel: Arc<Kernel>) -> Arc<dyn Inode> {
+    let uptime = monotonic_ns().saturating_sub(kernel.started);
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let now = Timespec {
+        sec: now.tv_sec,
+        nsec: now.tv_nsec,
+    }
+    .to_ns();
+    let proc = Proc {
+        dev: new_dev(),
+        boot_id: uuid().unwrap_or_default(),
+        boot_time: now.unwrap_or(0).saturating_sub(uptime),
+        cpu_seen: AtomicU64::new(0),
+        kernel,
+    };
+    Arc::new(Node {
+        proc: Arc::new(proc),
+        what: What::Fixed(&system::ROOT),
+    })
+}
+
+/// What all nodes share.
+struct Proc {
+    kernel: Arc<Kernel>,
+    dev: u64,
+    boot_id: Vec<u8>,
+    /// Wall clock time, in nanoseconds, at which the sandbox started.
+    boot_time: u64,
+    /// Most CPU time that was ever shown: it never goes back.
+    cpu_seen: AtomicU64,
+}
+
+impl Proc {
+    /// The task that asks, if it is one.
+    fn caller(&self) -> Option<Arc<Task>> {
+        let tid = std::thread::current()
+            .name()?
+            .strip_prefix("task-")?
+            .parse()
+            .ok()?;
+        self.kernel.task(tid)
+    }
+
+    /// Nanoseconds since the sandbox started.
+    fn uptime(&self) -> u64 {
+        monotonic_ns().saturating_sub(self.kernel.started)
+    }
+}
+
+/// A line with a random UUID (version 4).
+fn uuid() -> SysResult<Vec<u8>> {
+    let mut bytes = [0; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    let value = u128::from_be_bytes(bytes);
+    let value = value & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let part = |shift: u32, bits: u32| value >> shift & ((1 << bits) - 1);
+    let (a, b, c, d, e) = (
+        part(96, 32),
+        part(80, 16),
+        part(64, 16),
+        part(48, 16),
+        part(0, 48),
+    );
+    Ok(format!("{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}\n").into_bytes())
+}
+
+/// A number as a file name: digits only, no leading zero.
+fn number(name: &[u8]) -> Option<i32> {
+    let plain =
+        name.iter().all(u8::is_ascii_digit) && (name.len() == 1 || name.first() != Some(&b'0'));
+    if plain {
+        std::str::from_utf8(name).ok()?.parse().ok()
+    } else {
+        None
+    }
+}
+
+/// A place in /proc.
+#[derive(Clone)]
+enum What {
+    Fixed(&'static Entry),
+    Process(Member, Item),
+}
+
+/// An inode.
+#[derive(Clone)]
+struct Node {
+    proc: Arc<Proc>,
+    what: What,
+}
+
+impl Node {
+    fn with(&self, what: What) -> Arc<dyn Inode> {
+        Arc::new(Self {
+            proc: self.proc.clone(),
+            what,
+        })
+    }
+
+    /// The text of a file.
+    fn text(&self) -> SysResult<Vec<u8>> {
+        match &self.what {
+            What::Fixed(Entry {
+                body: Body::File(make),
+                ..
+            }) => make(&self.proc),
+            What::Process(member, Item::File(file)) => {
+                let view = member.view(&self.proc.kernel).ok_or(Errno::ESRCH)?;
+                (file.make)(&self.proc, &view)
+            }
+            What::Fixed(Entry {
+                body: Body::Dir(_), ..
+            })
+            | What::Process(_, Item::Dir | Item::Tasks | Item::Fds) => Err(Errno::EISDIR),
+            _ => Err(Errno::ELOOP),
+        }
+    }
+
+    /// Type and permissions.
+    fn mode(&self) -> u32 {
+        match &self.what {
+            What::Fixed(entry) => entry.mode(),
+            What::Process(_, item) => item.mode(),
+        }
+    }
+}
+
+impl Inode for Node {
+    fn attr(&self) -> SysResult<Attr> {
+        let (ino, since) = match &self.what {
+            What::Fixed(entry) => (entry.ino, 0),
+            What::Process(member, item) => {
+                let age = member.started().saturating_sub(self.proc.kernel.started);
+                (member.ino(*item), age)
+            }
+        };
+        let time = Timespec::from_ns(self.proc.boot_time.saturating_add(since));
+        let mode = self.mode();
+        let nlink = if mode & c::S_IFMT == c::S_IFDIR { 2 } else { 1 };
+        let times = Attr {
+            atime: time,
+            mtime: time,
+            ctime: time,
+            ..Attr::default()
+        };
+        Ok(Attr {
+            dev: self.proc.dev,
+            ino,
+            nlink,
+            mode,
+            ..times
+        })
+    }
+
+    fn lookup(&self, name: &[u8]) -> SysResult<Arc<dyn Inode>> {
+        match &self.what {
+            What::Fixed(entry) => {
+                let Body::Dir(entries) = entry.body else {
+                    return Err(Errno::ENOTDIR);
+                };
+                if let Some(found) = entries.iter().find(|entry| entry.name.as_bytes() == name) {
+                    return Ok(self.with(What::Fixed(found)));
+                }
+                let pid = number(name).filter(|_| entry.ino == system::ROOT.ino);
+                let member = pid.and_then(|pid| Member::process(&self.proc.kernel, pid));
+                Ok(self.with(What::Process(member.ok_or(Errno::ENOENT)?, Item::Dir)))
+            }
+            What::Process(member, item) => {
+                let (member, item) = member.lookup(&self.proc.kernel, *item, name)?;
+                Ok(self.with(What::Process(member, item)))
+            }
+        }
+    }
+
+    fn readdir(&self) -> SysResult<Vec<DirEntry>> {
+        match &self.what {
+            What::Fixed(entry) => {
+                let Body::Dir(entries) = entry.body else {
+                    return Err(Errno::ENOTDIR);
+                };
+                let list = entries.iter().map(|entry| DirEntry {
+                    name: entry.name.into(),
+                    ino: entry.ino,
+                    kind: entry.mode() & c::S_IFMT,
+                });
+                let mut list: Vec<_> = list.collect();
+                if entry.ino == system::ROOT.ino {
+                    list.extend(Member::list(&self.proc.kernel));
+                }
+                Ok(list)
+            }
+            What::Process(member, item) => member.readdir(&self.proc.kernel, *item),
+        }
+    }
+
+    fn readlink(&self) -> SysResult<Vec<u8>> {
+        match &self.what {
+            What::Fixed(Entry {
+                body: Body::Link(make),
+                ..
+            }) => make(&self.proc),
+            What::Fixed(_) => Err(Errno::EINVAL),
+            What::Process(member, item) => member.readlink(&self.proc, *item),
+        }
+    }
+
+    fn magic_link(&self) -> Option<Arc<Dentry>> {
+        match &self.what {
+            What::Fixed(_) => None,
+            What::Process(member, item) => member.target(&self.proc.kernel, *item),
+        }
+    }
+
+    fn open(self: Arc<Self>, _flags: i32) -> SysResult<Arc<dyn FileOps>> {
+        let text = Mutex::new(Arc::new(self.text()?));
+        Ok(Arc::new(Text {
+            node: self,
+            text,
+            fresh: AtomicBool::new(true),
+        }))
+    }
+
+    fn create(&self, _name: &[u8], _node: &NewNode) -> SysResult<Arc<dyn Inode>> {
+        Err(Errno::ENOENT)
+    }
+
+    fn unlink(&self, _name: &[u8], _dir: bool) -> SysResult<()> {
+        Err(Errno::EPERM)
+    }
+
+    fn set_attr(&self, set: &SetAttr) -> SysResult<()> {
+        // Truncation at open(2) does nothing, as on Linux.
+        let other = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
+        if other { Err(Errno::EPERM) } else { Ok(()) }
+    }
+
+    fn statfs(&self) -> SysResult<Statfs> {
+        Ok(Statfs {
+            kind: MAGIC,
+            bsize: 4096,
+            frsize: 4096,
+            namelen: 255,
+            ..Statfs::default()
+        })
+    }
+
+    fn volatile(&self) -> bool {
+        true
+    }
+}
+
+/// An open file.
+struct Text {
+    node: Arc<Node>,
+    text: Mutex<Arc<Vec<u8>>>,
+    /// Nobody has read it since it was made.
+    fresh: AtomicBool,
+}
+
+impl FileOps for Text {
+    fn read(&self, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
+        // Those who rewind want news.
+        if !self.fresh.swap(false, Ordering::Relaxed) && offset == 0 {
+            let text = Arc::new(self.node.text()?);
+            *self.text.lock() = text;
+        }
+        let text = self.text.lock().clone();
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|at| text.get(at..))
+            .unwrap_or_default();
+        let part = rest
+            .get(..rest.len().min(buf.remaining()))
+            .unwrap_or_default();
+        if part.is_empty() {
+            Ok(0)
+        } else {
+            buf.copy_out(part)
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

@@ -1,0 +1,268 @@
+//! Directories of processes and threads, and the links in them.
+
+use std::sync::{Arc, Weak};
+
+use abi::{Errno, SysResult, c};
+use task::{Group, Kernel, Task};
+use vfs::{Dentry, DirEntry, File, FsContext};
+
+use crate::status::{FILES, TextFile};
+use crate::{Proc, number};
+
+/// A process, or a thread of it in /proc/pid/task.
+#[derive(Clone)]
+pub struct Member {
+    pid: i32,
+    thread: Option<i32>,
+    group: Weak<Group>,
+}
+
+/// A link to a place in the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    Exe,
+    Cwd,
+    Root,
+}
+
+/// What there is in a member's directory.
+#[derive(Clone, Copy)]
+pub enum Item {
+    /// The directory itself.
+    Dir,
+    File(&'static TextFile),
+    Link(Link),
+    /// fd/
+    Fds,
+    /// fd/N
+    Fd(i32),
+    /// task/
+    Tasks,
+}
+
+const LINKS: &[(&str, Link)] = &[("exe", Link::Exe), ("cwd", Link::Cwd), ("root", Link::Root)];
+
+impl Item {
+    /// Type and permissions.
+    pub fn mode(self) -> u32 {
+        match self {
+            Self::Dir | Self::Fds | Self::Tasks => c::S_IFDIR | 0o555,
+            Self::File(_) => c::S_IFREG | 0o444,
+            Self::Link(_) => c::S_IFLNK | 0o777,
+            Self::Fd(_) => c::S_IFLNK | 0o700,
+        }
+    }
+}
+
+/// A process or thread as it is now.
+pub struct View {
+    pub group: Arc<Group>,
+    /// The thread, or the leader of the process, or what is left of it.
+    pub task: Option<Arc<Task>>,
+    /// The threads of the process.
+    pub tasks: Vec<Arc<Task>>,
+    /// Number of the thread, or of the process.
+    pub id: i32,
+}
+
+impl View {
+    /// A copy of the task's root, working directory and mask.
+    pub fn fs(&self) -> Option<FsContext> {
+        fs_of(self.task.as_deref()?).into()
+    }
+
+    /// Its address space.
+    pub fn mm(&self) -> Option<Arc<mm::MemoryManager>> {
+        self.task.as_ref()?.lock().mm.clone()
+    }
+
+    fn file(&self, fd: i32) -> SysResult<Arc<File>> {
+        let task = self.task.as_ref().ok_or(Errno::ENOENT)?;
+        let fds = task.lock().fds.clone();
+        fds.get(fd).map_err(|_| Errno::ENOENT)
+    }
+}
+
+fn fs_of(task: &Task) -> FsContext {
+    let fs = task.lock().fs.clone();
+    fs.lock().clone()
+}
+
+impl Member {
+    /// The process with this number, or with a thread of this number.
+    pub fn process(kernel: &Kernel, pid: i32) -> Option<Self> {
+        let group = kernel
+            .group(pid)
+            .or_else(|| Some(kernel.task(pid)?.group.clone()))?;
+        Some(Self {
+            pid: group.pid,
+            thread: None,
+            group: Arc::downgrade(&group),
+        })
+    }
+
+    /// Entries of all processes.
+    pub fn list(kernel: &Kernel) -> Vec<DirEntry> {
+        let groups: Vec<_> = kernel.groups.lock().keys().copied().collect();
+        let entry = |pid: i32| {
+            let member = Self {
+                pid,
+                thread: None,
+                group: Weak::new(),
+            };
+            member.entry(pid.to_string(), Item::Dir)
+        };
+        groups.into_iter().map(entry).collect()
+    }
+
+    /// What is known of it, unless it is gone.
+    pub fn view(&self, kernel: &Kernel) -> Option<View> {
+        let group = self.group.upgrade()?;
+        if !kernel
+            .group(self.pid)
+            .is_some_and(|now| Arc::ptr_eq(&now, &group))
+        {
+            return None;
+        }
+        let tasks = group.tasks.lock().clone();
+        let id = self.thread.unwrap_or(self.pid);
+        let task = tasks.iter().find(|task| task.tid == id);
+        if self.thread.is_some() && task.is_none() {
+            return None;
+        }
+        let task = task.or(tasks.first()).cloned();
+        Some(View {
+            group,
+            task,
+            tasks,
+            id,
+        })
+    }
+
+    /// Monotonic time at which the process started.
+    pub fn started(&self) -> u64 {
+        self.group.upgrade().map_or(0, |group| group.started)
+    }
+
+    /// 22 bits of pid or tid, 8 bits of what it is, 32 bits of descriptor.
+    pub fn ino(&self, item: Item) -> u64 {
+        let (kind, extra) = match item {
+            Item::Dir => (1, 0),
+            Item::Fds => (2, 0),
+            Item::Tasks => (3, 0),
+            Item::Fd(fd) => (4, fd.cast_unsigned()),
+            Item::Link(link) => (5 + link as u64, 0),
+            Item::File(file) => (16 + file.number, 0),
+        };
+        let kind = kind | if self.thread.is_some() { 0x80 } else { 0 };
+        let id = self.thread.unwrap_or(self.pid);
+        u64::from(id.cast_unsigned()) << 40 | kind << 32 | u64::from(extra)
+    }
+
+    fn entry(&self, name: impl Into<Vec<u8>>, item: Item) -> DirEntry {
+        DirEntry {
+            name: name.into(),
+            ino: self.ino(item),
+            kind: item.mode() & c::S_IFMT,
+        }
+    }
+
+    fn thread(&self, tid: i32) -> Self {
+        Self {
+            thread: Some(tid),
+            ..self.clone()
+        }
+    }
+
+    /// Fixed names of the directory.
+    fn items(&self) -> impl Iterator<Item = (&'static str, Item)> {
+        let files = FILES.iter().map(|file| (file.name, Item::File(file)));
+        let links = LINKS.iter().map(|(name, link)| (*name, Item::Link(*link)));
+        let tasks = self.thread.is_none().then_some(("task", Item::Tasks));
+        files.chain(links).chain([("fd", Item::Fds)]).chain(tasks)
+    }
+
+    /// What `name` is in the directory `item`.
+    pub fn lookup(&self, kernel: &Kernel, item: Item, name: &[u8]) -> SysResult<(Self, Item)> {
+        let view = || self.view(kernel).ok_or(Errno::ENOENT);
+        match item {
+            Item::Dir => {
+                view()?;
+                let found = self.items().find(|(known, _)| known.as_bytes() == name);
+                found
+                    .map(|(_, item)| (self.clone(), item))
+                    .ok_or(Errno::ENOENT)
+            }
+            Item::Fds => {
+                let fd = number(name).ok_or(Errno::ENOENT)?;
+                view()?.file(fd)?;
+                Ok((self.clone(), Item::Fd(fd)))
+            }
+            Item::Tasks => {
+                let member = self.thread(number(name).ok_or(Errno::ENOENT)?);
+                member.view(kernel).ok_or(Errno::ENOENT)?;
+                Ok((member, Item::Dir))
+            }
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// Entries of the directory `item`.
+    pub fn readdir(&self, kernel: &Kernel, item: Item) -> SysResult<Vec<DirEntry>> {
+        let view = || self.view(kernel).ok_or(Errno::ENOENT);
+        match item {
+            Item::Dir => {
+                view()?;
+                Ok(self
+                    .items()
+                    .map(|(name, item)| self.entry(name, item))
+                    .collect())
+            }
+            Item::Fds => {
+                let Some(task) = view()?.task else {
+                    return Ok(Vec::new());
+                };
+                let fds = task.lock().fds.clone();
+                let list = fds.list().into_iter();
+                Ok(list
+                    .map(|(fd, _)| self.entry(fd.to_string(), Item::Fd(fd)))
+                    .collect())
+            }
+            Item::Tasks => {
+                let mut tids: Vec<_> = view()?.tasks.iter().map(|task| task.tid).collect();
+                tids.sort_unstable();
+                let entry = |tid: &i32| self.thread(*tid).entry(tid.to_string(), Item::Dir);
+                Ok(tids.iter().map(entry).collect())
+            }
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// Where a link leads.
+    pub fn target(&self, kernel: &Kernel, item: Item) -> Option<Arc<Dentry>> {
+        let view = self.view(kernel)?;
+        match item {
+            Item::Link(Link::Exe) => view.task.as_ref()?.lock().exe.clone(),
+            Item::Link(Link::Cwd) => Some(view.fs()?.cwd),
+            Item::Link(Link::Root) => Some(view.fs()?.root),
+            Item::Fd(fd) => view.file(fd).ok()?.dentry.clone(),
+            _ => None,
+        }
+    }
+
+    /// What a link says.
+    pub fn readlink(&self, proc: &Proc, item: Item) -> SysResult<Vec<u8>> {
+        if !matches!(item, Item::Link(_) | Item::Fd(_)) {
+            return Err(Errno::EINVAL);
+        }
+        let view = self.view(&proc.kernel).ok_or(Errno::ENOENT)?;
+        if let Some(dentry) = self.target(&proc.kernel, item) {
+            let root = proc.caller().map(|task| fs_of(&task)).or_else(|| view.fs());
+            return Ok(dentry.path(&root.ok_or(Errno::ENOENT)?.root));
+        }
+        match item {
+            Item::Fd(fd) => Ok(view.file(fd)?.ops.describe().into_bytes()),
+            _ => Err(Errno::ENOENT),
+        }
+    }
+}

@@ -1,0 +1,476 @@
+//! Text of the files of a process.
+
+use std::fmt::Write;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use abi::signal::{SIG_DFL, SIG_IGN, SigSet};
+use abi::{SysResult, c};
+use mm::{ImageInfo, MapInfo};
+use usermem::{PAGE_SIZE, UserMemoryExt};
+
+use crate::process::View;
+use crate::{Proc, TICK, system};
+
+/// Most that is read of arguments and environment.
+const MAX_STRINGS: u64 = 128 << 10;
+/// Longest name of a task.
+const COMM_LEN: usize = 15;
+
+/// A file in a member's directory.
+pub struct TextFile {
+    pub name: &'static str,
+    /// For the inode number.
+    pub number: u64,
+    pub make: fn(&Proc, &View) -> SysResult<Vec<u8>>,
+}
+
+/// All of them.
+pub static FILES: &[TextFile] = &[
+    TextFile {
+        name: "stat",
+        number: 0,
+        make: stat,
+    },
+    TextFile {
+        name: "statm",
+        number: 1,
+        make: statm,
+    },
+    TextFile {
+        name: "status",
+        number: 2,
+        make: status,
+    },
+    TextFile {
+        name: "cmdline",
+        number: 3,
+        make: |_, view| Ok(strings(view, |info| info.args.clone())),
+    },
+    TextFile {
+        name: "environ",
+        number: 4,
+        make: |_, view| Ok(strings(view, |info| info.env.clone())),
+    },
+    TextFile {
+        name: "comm",
+        number: 5,
+        make: comm_file,
+    },
+    TextFile {
+        name: "maps",
+        number: 6,
+        make: maps,
+    },
+    TextFile {
+        name: "auxv",
+        number: 7,
+        make: |_, view| Ok(info(view).auxv),
+    },
+    TextFile {
+        name: "mounts",
+        number: 8,
+        make: mounts,
+    },
+    TextFile {
+        name: "mountinfo",
+        number: 9,
+        make: mountinfo,
+    },
+    TextFile {
+        name: "limits",
+        number: 10,
+        make: limits,
+    },
+    TextFile {
+        name: "cgroup",
+        number: 11,
+        make: |_, _| Ok(b"0::/\n".to_vec()),
+    },
+];
+
+/// State letter and word.
+fn state(view: &View) -> (char, &'static str) {
+    match &view.task {
+        None => ('Z', "zombie"),
+        Some(_) if view.group.is_zombie() => ('Z', "zombie"),
+        Some(_) if view.group.stopped.load(Ordering::Relaxed) => ('T', "stopped"),
+        Some(task) if task.sleeping.load(Ordering::Relaxed) => ('S', "sleeping"),
+        Some(_) => ('R', "running"),
+    }
+}
+
+fn comm(view: &View) -> Vec<u8> {
+    let mut comm = view
+        .task
+        .as_ref()
+        .map(|task| task.lock().comm.clone())
+        .unwrap_or_default();
+    comm.truncate(COMM_LEN);
+    comm
+}
+
+/// With newlines and backslashes escaped, as `status` has it.
+fn comm_escaped(view: &View) -> Vec<u8> {
+    let escape = |byte: &u8| match *byte {
+        b'\n' => b"\\n".to_vec(),
+        b'\\' => b"\\\\".to_vec(),
+        byte => vec![byte],
+    };
+    comm(view).iter().flat_map(escape).collect()
+}
+
+fn comm_file(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
+    let mut text = comm(view);
+    text.push(b'\n');
+    Ok(text)
+}
+
+fn parent(view: &View) -> i32 {
+    let parent = view.group.parent.lock().upgrade();
+    parent.map_or(0, |parent| parent.pid)
+}
+
+/// Sets of signals.
+#[derive(Default)]
+struct Signals {
+    own: SigSet,
+    shared: SigSet,
+    blocked: SigSet,
+    ignored: SigSet,
+    caught: SigSet,
+}
+
+fn signals(view: &View) -> Signals {
+    let mut sets = Signals::default();
+    if let Some(task) = &view.task {
+        let shared = task.lock();
+        (sets.own, sets.blocked) = (shared.pending.set, shared.mask);
+    }
+    sets.shared = view.group.pending.lock().set;
+    let actions = *view.group.actions.lock();
+    for (signo, action) in (0i32..).zip(actions) {
+        match action.handler {
+            SIG_DFL => {}
+            SIG_IGN => sets.ignored = sets.ignored.with(SigSet::of(signo)),
+            _ => sets.caught = sets.caught.with(SigSet::of(signo)),
+        }
+    }
+    sets
+}
+
+fn info(view: &View) -> ImageInfo {
+    view.mm()
+        .map(|mm| mm.info.lock().clone())
+        .unwrap_or_default()
+}
+
+fn map_lines(view: &View) -> Vec<MapInfo> {
+    let mut lines = view.mm().map(|mm| mm.maps()).unwrap_or_default();
+    lines.sort_by_key(|line| line.range.start);
+    lines
+}
+
+fn writable(map: &MapInfo) -> bool {
+    map.prot.bits() & 2 != 0
+}
+
+fn executable(map: &MapInfo) -> bool {
+    map.prot.bits() & 4 != 0
+}
+
+/// Bytes of the mappings that `which` picks.
+fn sum(maps: &[MapInfo], which: impl Fn(&MapInfo) -> bool) -> u64 {
+    let sizes = maps.iter().filter(|map| which(map));
+    sizes
+        .map(|map| map.range.end.saturating_sub(map.range.start))
+        .fold(0, u64::saturating_add)
+}
+
+/// Size of the address space and of what is there of it.
+fn usage(view: &View) -> (u64, u64) {
+    view.mm().map_or((0, 0), |mm| mm.usage())
+}
+
+fn stat(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
+    let (group, image, maps, sets) = (&view.group, info(view), map_lines(view), signals(view));
+    let named = |name: &[u8], which: &dyn Fn(&MapInfo) -> bool| {
+        let found = maps
+            .iter()
+            .find(|map| map.name.as_bytes() == name && which(map));
+        found.map_or(0..0, |map| map.range.clone())
+    };
+    let any = |_: &MapInfo| true;
+    let code = named(&image.exe, &executable);
+    let data = named(&image.exe, &writable);
+    let heap = named(b"[heap]", &any);
+    // Where the vectors start was not kept: the strings are right above them.
+    let stack = if image.args.start == 0 {
+        named(b"[stack]", &any).end
+    } else {
+        image.args.start
+    };
+    let (size, resident) = usage(view);
+    // Only the address space's time is known: it shows once in all threads.
+    let time = if view.id == group.pid {
+        system::cpu_time(group, view.task.as_ref())
+    } else {
+        0
+    };
+    let since = group.started.saturating_sub(proc.kernel.started);
+    let status = if state(view).0 == 'Z' {
+        group.ending().unwrap_or(0)
+    } else {
+        0
+    };
+    let low = |set: SigSet| set.0 & 0x7fff_ffff;
+    let exit_signal = if view.id == group.pid {
+        group.exit_signal
+    } else {
+        -1
+    };
+
+    let mut out = format!("{} (", view.id).into_bytes();
+    out.extend(comm_escaped(view));
+    let mut rest = format!(") {}", state(view).0);
+    // ppid pgrp session tty_nr tpgid flags
+    let (pgid, sid) = (
+        group.pgid.load(Ordering::Relaxed),
+        group.sid.load(Ordering::Relaxed),
+    );
+    let _ = write!(rest, " {} {pgid} {sid} 0 -1 0", parent(view));
+    // minflt cminflt majflt cmajflt utime stime cutime cstime
+    let _ = write!(rest, " 0 0 0 0 {} 0 0 0", time / TICK);
+    // priority nice num_threads itrealvalue starttime
+    let _ = write!(rest, " 20 0 {} 0 {}", view.tasks.len().max(1), since / TICK);
+    // vsize rss rsslim
+    let _ = write!(
+        rest,
+        " {size} {} {}",
+        resident / PAGE_SIZE,
+        group.limit(c::RLIMIT_RSS)
+    );
+    // startcode endcode startstack kstkesp kstkeip
+    let _ = write!(rest, " {} {} {stack} 0 0", code.start, code.end);
+    // signal blocked sigignore sigcatch
+    let (own, blocked) = (low(sets.own), low(sets.blocked));
+    let _ = write!(
+        rest,
+        " {own} {blocked} {} {}",
+        low(sets.ignored),
+        low(sets.caught)
+    );
+    // wchan nswap cnswap exit_signal processor rt_priority policy
+    let _ = write!(rest, " 0 0 0 {exit_signal} 0 0 0");
+    // delayacct_blkio_ticks guest_time cguest_time start_data end_data start_brk
+    let _ = write!(rest, " 0 0 0 {} {} {}", data.start, data.end, heap.start);
+    // arg_start arg_end env_start env_end exit_code
+    let (args, env) = (&image.args, &image.env);
+    let _ = writeln!(
+        rest,
+        " {} {} {} {} {status}",
+        args.start, args.end, env.start, env.end
+    );
+    out.extend(rest.into_bytes());
+    Ok(out)
+}
+
+fn statm(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
+    let ((size, resident), maps) = (usage(view), map_lines(view));
+    let text = sum(&maps, executable) / PAGE_SIZE;
+    let data = sum(&maps, |map| writable(map) && !map.shared) / PAGE_SIZE;
+    let (size, resident) = (size / PAGE_SIZE, resident / PAGE_SIZE);
+    Ok(format!("{size} {resident} 0 {text} 0 {data} 0\n").into_bytes())
+}
+
+fn status(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
+    let (letter, word) = state(view);
+    let mut out = b"Name:\t".to_vec();
+    out.extend(comm_escaped(view));
+    let mut rest = String::from("\n");
+    if let Some(fs) = view.fs() {
+        let _ = writeln!(rest, "Umask:\t{:04o}", fs.umask);
+    }
+    let _ = write!(
+        rest,
+        "State:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\n",
+        view.group.pid
+    );
+    let _ = write!(
+        rest,
+        "Pid:\t{}\nPPid:\t{}\nTracerPid:\t0\n",
+        view.id,
+        parent(view)
+    );
+    let _ = write!(rest, "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t \n");
+    if view.mm().is_some() {
+        let ((size, resident), maps) = (usage(view), map_lines(view));
+        let data = sum(&maps, |map| {
+            writable(map) && !map.shared && map.name != "[stack]"
+        });
+        let lines = [
+            ("VmSize", size),
+            ("VmRSS", resident),
+            ("VmData", data),
+            ("VmStk", sum(&maps, |map| map.name == "[stack]")),
+        ];
+        for (name, bytes) in lines {
+            let _ = writeln!(rest, "{name}:\t{:>8} kB", bytes / 1024);
+        }
+    }
+    let _ = writeln!(rest, "Threads:\t{}", view.tasks.len().max(1));
+    let sets = signals(view);
+    let sets = [
+        ("SigPnd", sets.own),
+        ("ShdPnd", sets.shared),
+        ("SigBlk", sets.blocked),
+        ("SigIgn", sets.ignored),
+        ("SigCgt", sets.caught),
+    ];
+    for (name, set) in sets {
+        let _ = writeln!(rest, "{name}:\t{:016x}", set.0);
+    }
+    let all = (1u64 << 41) - 1;
+    for (name, caps) in [
+        ("Inh", 0),
+        ("Prm", all),
+        ("Eff", all),
+        ("Bnd", all),
+        ("Amb", 0),
+    ] {
+        let _ = writeln!(rest, "Cap{name}:\t{caps:016x}");
+    }
+    rest.push_str("NoNewPrivs:\t0\nSeccomp:\t0\n");
+    out.extend(rest.into_bytes());
+    Ok(out)
+}
+
+/// A range of guest memory, as far as it can be read.
+fn strings(view: &View, range: impl Fn(&ImageInfo) -> Range<u64>) -> Vec<u8> {
+    let (Some(mm), range) = (view.mm(), range(&info(view))) else {
+        return Vec::new();
+    };
+    let end = range.end.min(range.start.saturating_add(MAX_STRINGS));
+    let (mut at, mut text) = (range.start, Vec::new());
+    while at < end {
+        let next = (usermem::page_down(at).saturating_add(PAGE_SIZE)).min(end);
+        let mut chunk = vec![0; usize::try_from(next - at).unwrap_or(0)];
+        if mm.read(at, &mut chunk).is_err() {
+            break;
+        }
+        text.extend(chunk);
+        at = next;
+    }
+    text
+}
+
+fn maps(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
+    let mut out = String::new();
+    for map in map_lines(view) {
+        let bits = map.prot.bits();
+        let letter = |bit: u32, letter: char| if bits & bit != 0 { letter } else { '-' };
+        let (r, w, x) = (letter(1, 'r'), letter(2, 'w'), letter(4, 'x'));
+        let shared = if map.shared { 's' } else { 'p' };
+        let (major, minor) = (c::major(map.dev), c::minor(map.dev));
+        let line = format!(
+            "{:08x}-{:08x} {r}{w}{x}{shared} {:08x} {major:02x}:{minor:02x} {} ",
+            map.range.start, map.range.end, map.offset, map.ino
+        );
+        let name = map.name.replace('\n', "\\012");
+        if name.is_empty() {
+            let _ = writeln!(out, "{line}");
+        } else {
+            let _ = writeln!(out, "{line:<73}{name}");
+        }
+    }
+    Ok(out.into_bytes())
+}
+
+/// Mount points that may be there, and their types.
+const MOUNTS: &[(&str, &str)] = &[
+    ("/", "overlay"),
+    ("/proc", "proc"),
+    ("/dev", "tmpfs"),
+    ("/tmp", "tmpfs"),
+];
+
+/// Mount point, type and device of each mount that the task sees.
+fn mounted(view: &View) -> Vec<(&'static str, &'static str, u64)> {
+    let Some(fs) = view.fs() else {
+        return Vec::new();
+    };
+    let mut found: Vec<(&str, &str, u64)> = Vec::new();
+    for (path, kind) in MOUNTS {
+        let dentry = fs
+            .walk(None, path.as_bytes(), false)
+            .and_then(vfs::Lookup::existing);
+        if let Ok(attr) = dentry.and_then(|dentry| dentry.inode().attr())
+            // On the root's device it is just a directory.
+            && found.first().is_none_or(|root| root.2 != attr.dev)
+        {
+            found.push((path, kind, attr.dev));
+        }
+    }
+    found
+}
+
+fn mounts(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
+    let mut out = String::new();
+    for (path, kind, _) in mounted(view) {
+        let _ = writeln!(out, "{kind} {path} {kind} rw 0 0");
+    }
+    Ok(out.into_bytes())
+}
+
+fn mountinfo(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
+    let mut out = String::new();
+    for (id, (path, kind, dev)) in (21u32..).zip(mounted(view)) {
+        let parent = if path == "/" { 1 } else { 21 };
+        let (major, minor) = (c::major(dev), c::minor(dev));
+        let _ = writeln!(
+            out,
+            "{id} {parent} {major}:{minor} / {path} rw - {kind} {kind} rw"
+        );
+    }
+    Ok(out.into_bytes())
+}
+
+/// Names and units, by `RLIMIT_*`.
+const LIMITS: &[(&str, &str)] = &[
+    ("Max cpu time", "seconds"),
+    ("Max file size", "bytes"),
+    ("Max data size", "bytes"),
+    ("Max stack size", "bytes"),
+    ("Max core file size", "bytes"),
+    ("Max resident set", "bytes"),
+    ("Max processes", "processes"),
+    ("Max open files", "files"),
+    ("Max locked memory", "bytes"),
+    ("Max address space", "bytes"),
+    ("Max file locks", "locks"),
+    ("Max pending signals", "signals"),
+    ("Max msgqueue size", "bytes"),
+    ("Max nice priority", ""),
+    ("Max realtime priority", ""),
+    ("Max realtime timeout", "us"),
+];
+
+fn limits(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
+    let mut out = format!(
+        "{:<25} {:<20} {:<20} {:<10}\n",
+        "Limit", "Soft Limit", "Hard Limit", "Units"
+    );
+    let limits = *view.group.limits.lock();
+    let value = |limit: u64| {
+        if limit == u64::MAX {
+            "unlimited".to_owned()
+        } else {
+            limit.to_string()
+        }
+    };
+    for ((name, unit), limit) in LIMITS.iter().zip(limits) {
+        let (cur, max) = (value(limit.cur), value(limit.max));
+        let _ = writeln!(out, "{name:<25} {cur:<20} {max:<20} {unit:<10}");
+    }
+    Ok(out.into_bytes())
+}

@@ -1,0 +1,249 @@
+//! The fixed tree: files about the whole system.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use abi::{SysResult, c};
+use task::{Group, Kernel, RELEASE, Task, VERSION};
+
+use crate::{Proc, TICK, cpuinfo, uuid};
+
+/// A node of the fixed tree.
+pub struct Entry {
+    pub name: &'static str,
+    pub ino: u64,
+    pub body: Body,
+}
+
+type Make = fn(&Proc) -> SysResult<Vec<u8>>;
+
+/// What a node is.
+pub enum Body {
+    Dir(&'static [Entry]),
+    File(Make),
+    Link(Make),
+}
+
+impl Entry {
+    /// Type and permissions.
+    pub fn mode(&self) -> u32 {
+        match self.body {
+            Body::Dir(_) => c::S_IFDIR | 0o555,
+            Body::File(_) => c::S_IFREG | 0o444,
+            Body::Link(_) => c::S_IFLNK | 0o777,
+        }
+    }
+}
+
+const fn file(name: &'static str, ino: u64, make: Make) -> Entry {
+    Entry {
+        name,
+        ino,
+        body: Body::File(make),
+    }
+}
+
+const fn link(name: &'static str, ino: u64, make: Make) -> Entry {
+    Entry {
+        name,
+        ino,
+        body: Body::Link(make),
+    }
+}
+
+const fn dir(name: &'static str, ino: u64, entries: &'static [Entry]) -> Entry {
+    Entry {
+        name,
+        ino,
+        body: Body::Dir(entries),
+    }
+}
+
+/// The root directory.
+pub static ROOT: Entry = dir(
+    "",
+    1,
+    &[
+        file("version", 2, |_| {
+            text(format!(
+                "Linux version {RELEASE} (palisade@palisade) (rustc) {VERSION}\n"
+            ))
+        }),
+        file("meminfo", 3, meminfo),
+        file("cpuinfo", 4, |_| text(cpuinfo::text(processors()))),
+        file("stat", 5, stat),
+        file("uptime", 6, uptime),
+        file("loadavg", 7, loadavg),
+        file("filesystems", 8, |_| {
+            text("nodev\tproc\nnodev\ttmpfs\nnodev\toverlay\nnodev\tpipefs\n")
+        }),
+        file("cmdline", 9, |_| text("\n")),
+        link("mounts", 10, |_| text("self/mounts")),
+        link("self", 11, own),
+        link("thread-self", 12, own_thread),
+        dir("sys", 20, SYS),
+    ],
+);
+
+const SYS: &[Entry] = &[
+    dir("kernel", 21, KERNEL),
+    dir("vm", 22, VM),
+    dir("fs", 23, FS),
+];
+
+const KERNEL: &[Entry] = &[
+    file("osrelease", 30, |_| text(format!("{RELEASE}\n"))),
+    file("ostype", 31, |_| text("Linux\n")),
+    file("hostname", 32, hostname),
+    file("version", 33, |_| text(format!("{VERSION}\n"))),
+    file("pid_max", 34, |_| text("4194304\n")),
+    dir("random", 35, RANDOM),
+];
+
+const RANDOM: &[Entry] = &[
+    file("boot_id", 36, |proc| Ok(proc.boot_id.clone())),
+    file("uuid", 37, |_| uuid()),
+];
+
+const VM: &[Entry] = &[
+    // Nothing limits what is promised.
+    file("overcommit_memory", 40, |_| text("1\n")),
+    file("max_map_count", 41, |_| text("65530\n")),
+];
+
+const FS: &[Entry] = &[
+    file("file-max", 50, |_| text("9223372036854775807\n")),
+    file("pipe-max-size", 51, |_| text("1048576\n")),
+];
+
+fn text(text: impl Into<Vec<u8>>) -> SysResult<Vec<u8>> {
+    Ok(text.into())
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn own(proc: &Proc) -> SysResult<Vec<u8>> {
+    let task = proc.caller().ok_or(abi::Errno::ENOENT)?;
+    text(task.group.pid.to_string())
+}
+
+fn own_thread(proc: &Proc) -> SysResult<Vec<u8>> {
+    let task = proc.caller().ok_or(abi::Errno::ENOENT)?;
+    text(format!("{}/task/{}", task.group.pid, task.tid))
+}
+
+fn hostname(proc: &Proc) -> SysResult<Vec<u8>> {
+    let mut name = proc.kernel.hostname.lock().clone();
+    name.push(b'\n');
+    Ok(name)
+}
+
+fn meminfo(_: &Proc) -> SysResult<Vec<u8>> {
+    let info = rustix::system::sysinfo();
+    let kib = |units: u64| units.saturating_mul(info.mem_unit.max(1).into()) / 1024;
+    let lines = [
+        ("MemTotal", info.totalram),
+        ("MemFree", info.freeram),
+        ("MemAvailable", info.freeram.saturating_add(info.bufferram)),
+        ("Buffers", info.bufferram),
+        // sysinfo(2) doesn't tell these.
+        ("Cached", 0),
+        ("SwapCached", 0),
+        ("SwapTotal", info.totalswap),
+        ("SwapFree", info.freeswap),
+        ("Shmem", info.sharedram),
+    ];
+    let mut out = String::new();
+    for (name, units) in lines {
+        let _ = writeln!(out, "{:<16}{:>8} kB", format!("{name}:"), kib(units));
+    }
+    text(out)
+}
+
+/// CPU time of a process in nanoseconds: what its address space has used, or had when it ended.
+pub fn cpu_time(group: &Group, task: Option<&Arc<Task>>) -> u64 {
+    let mm = task.and_then(|task| task.lock().mm.clone());
+    mm.map_or_else(|| *group.cpu.lock(), |mm| mm.aspace().cpu_time())
+}
+
+/// CPU time of all processes; address spaces that several share count once.
+fn total_cpu(proc: &Proc) -> u64 {
+    let groups: Vec<_> = proc.kernel.groups.lock().values().cloned().collect();
+    let (mut spaces, mut total) = (BTreeMap::new(), 0u64);
+    for group in groups {
+        let task = group.tasks.lock().first().cloned();
+        match task.and_then(|task| task.lock().mm.clone()) {
+            Some(mm) => {
+                spaces.insert(Arc::as_ptr(&mm).addr(), mm.clone());
+            }
+            None => total = total.saturating_add(*group.cpu.lock()),
+        }
+    }
+    let times = spaces.values().map(|mm| mm.aspace().cpu_time());
+    let total = times.fold(total, u64::saturating_add);
+    // What processes that are gone have used must not be taken back.
+    proc.cpu_seen.fetch_max(total, Ordering::Relaxed).max(total)
+}
+
+/// Tasks that neither sleep nor are stopped, and all.
+fn running(kernel: &Kernel) -> (usize, usize) {
+    let tasks: Vec<_> = kernel.tasks.lock().values().cloned().collect();
+    let idle = |task: &Task| {
+        task.sleeping.load(Ordering::Relaxed) || task.group.stopped.load(Ordering::Relaxed)
+    };
+    (tasks.iter().filter(|task| !idle(task)).count(), tasks.len())
+}
+
+fn stat(proc: &Proc) -> SysResult<Vec<u8>> {
+    let (cpus, used) = (processors() as u64, total_cpu(proc) / TICK);
+    let up = proc.uptime() / TICK;
+    let idle = up.saturating_mul(cpus).saturating_sub(used);
+    let mut out = format!("cpu  {used} 0 0 {idle} 0 0 0 0 0 0\n");
+    // Who ran where isn't known: each has its share.
+    for cpu in 0..cpus {
+        let (used, idle) = (used / cpus, idle / cpus);
+        let _ = writeln!(out, "cpu{cpu} {used} 0 0 {idle} 0 0 0 0 0 0");
+    }
+    let boot = proc.boot_time / 1_000_000_000;
+    let forks = proc.kernel.forks.load(Ordering::Relaxed);
+    let (running, _) = running(&proc.kernel);
+    let _ = writeln!(out, "intr 0\nctxt 0\nbtime {boot}\nprocesses {forks}");
+    let _ = writeln!(
+        out,
+        "procs_running {running}\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0"
+    );
+    text(out)
+}
+
+fn uptime(proc: &Proc) -> SysResult<Vec<u8>> {
+    let up = proc.uptime() / TICK;
+    let all = up.saturating_mul(processors() as u64);
+    let idle = all.saturating_sub(total_cpu(proc) / TICK);
+    text(format!(
+        "{}.{:02} {}.{:02}\n",
+        up / 100,
+        up % 100,
+        idle / 100,
+        idle % 100
+    ))
+}
+
+fn loadavg(proc: &Proc) -> SysResult<Vec<u8>> {
+    let (running, total) = running(&proc.kernel);
+    let last = proc
+        .kernel
+        .tasks
+        .lock()
+        .keys()
+        .next_back()
+        .copied()
+        .unwrap_or(0);
+    // No averages are kept: this is the load now.
+    text(format!(
+        "{running}.00 {running}.00 {running}.00 {running}/{total} {last}\n"
+    ))
+}
