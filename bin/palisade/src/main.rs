@@ -28,6 +28,9 @@ enum Command {
         /// Set an environment variable.
         #[arg(long = "env", short = 'e', value_name = "K=V")]
         env: Vec<String>,
+        /// Write every system call to standard error.
+        #[arg(long)]
+        strace: bool,
         /// The command and its arguments.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
@@ -64,8 +67,8 @@ fn environment(given: Vec<String>) -> Vec<String> {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Do { root, cwd, env, command } => {
-            let config = BootConfig { root, cwd, argv: command, env: environment(env) };
+        Command::Do { root, cwd, env, strace, command } => {
+            let config = BootConfig { root, cwd, argv: command, env: environment(env), strace };
             match boot::run(&config) {
                 Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
                 Err(error) => {

@@ -35,7 +35,7 @@ impl FileOps for MemoryDevice {
     }
 
     fn write(&self, buf: &mut IoBuf<'_>, _: u64) -> SysResult<usize> {
-        if self.0 == 7 { Err(Errno::ENOSPC) } else { Ok(buf.remaining()) }
+        if self.0 == 7 { Err(Errno::ENOSPC) } else { Ok(buf.skip_rest()) }
     }
 
     fn is_stream(&self) -> bool {

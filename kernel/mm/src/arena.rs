@@ -75,35 +75,35 @@ impl Arena {
     pub fn release(&self, offset: u64, len: u64) {
         let (start, count) = ((offset / PAGE_SIZE) as usize, (len / PAGE_SIZE) as usize);
         let mut state = self.state.lock();
-        let mut i = start;
-        while i < start + count {
-            let run = i;
-            while i < start + count
-                && let Some(refs) = state.refs.get_mut(i)
-            {
-                *refs = refs.saturating_sub(1);
-                if *refs > 0 {
-                    break;
-                }
-                i += 1;
+        let mut free_from = start;
+        for i in start..start + count {
+            let Some(refs) = state.refs.get_mut(i) else { break };
+            *refs = refs.saturating_sub(1);
+            if *refs > 0 {
+                self.give_back(&mut state, free_from, i);
+                free_from = i + 1;
             }
-            if i > run {
-                // Under the lock: nobody may get the frames before they are empty.
-                self.file.punch(run as u64 * PAGE_SIZE, (i - run) as u64 * PAGE_SIZE);
-                let (mut from, mut to) = (run, i);
-                if let Some((before, len)) = state.free.range(..run).next_back().map(|(a, b)| (*a, *b))
-                    && before + len == run
-                {
-                    state.free.remove(&before);
-                    from = before;
-                }
-                if let Some(len) = state.free.remove(&i) {
-                    to += len;
-                }
-                state.free.insert(from, to - from);
-            }
-            i = i.max(run + 1);
         }
+        self.give_back(&mut state, free_from, start + count);
+    }
+
+    /// Puts frames `from..to` on the free list. Under the lock: nobody may get them before they are empty.
+    fn give_back(&self, state: &mut State, from: usize, to: usize) {
+        if from >= to {
+            return;
+        }
+        self.file.punch(from as u64 * PAGE_SIZE, (to - from) as u64 * PAGE_SIZE);
+        let (mut start, mut end) = (from, to);
+        if let Some((before, len)) = state.free.range(..from).next_back().map(|(a, b)| (*a, *b))
+            && before + len == from
+        {
+            state.free.remove(&before);
+            start = before;
+        }
+        if let Some(len) = state.free.remove(&to) {
+            end += len;
+        }
+        state.free.insert(start, end - start);
     }
 
     /// How many bytes from `offset`, of `len`, are referenced once (or more than once), and which it is.
@@ -114,5 +114,23 @@ impl Arena {
         let exclusive = refs.first() == Some(&1);
         let run = refs.iter().take_while(|refs| (**refs == 1) == exclusive).count();
         (exclusive, run as u64 * PAGE_SIZE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_freed_when_the_last_reference_goes() {
+        let arena = Arena::new().unwrap();
+        let (a, _) = arena.allocate(4).unwrap();
+        arena.retain(a + PAGE_SIZE, PAGE_SIZE);
+        arena.release(a, 4 * PAGE_SIZE);
+        assert_eq!(arena.exclusive_run(a + PAGE_SIZE, PAGE_SIZE), (true, PAGE_SIZE));
+        assert_eq!(arena.state.lock().free, BTreeMap::from([(0, 1), (2, 2)]));
+        arena.release(a + PAGE_SIZE, PAGE_SIZE);
+        assert_eq!(arena.state.lock().free, BTreeMap::from([(0, 4)]));
+        assert_eq!(arena.allocate(4).unwrap(), (a, 4));
     }
 }

@@ -89,7 +89,7 @@ impl MemoryManager {
                 return self.copy_from_file(state, page, range, vma).map(Some);
             }
             if map {
-                self.map_file(vma, range.start..range.end, range.start);
+                self.map_range(state, range.clone(), vma);
             }
             return Ok(None);
         }

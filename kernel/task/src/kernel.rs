@@ -1,7 +1,7 @@
 //! The kernel: what all tasks share.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use abi::{Errno, SysResult};
@@ -52,6 +52,8 @@ pub struct Kernel {
     pub unknown: Mutex<BTreeMap<u64, u64>>,
     /// Tasks made since the start.
     pub forks: AtomicU64,
+    /// Whether system calls are written to standard error.
+    pub trace: AtomicBool,
     init_status: OnceLock<i32>,
     done: Parker,
 }
@@ -71,6 +73,7 @@ impl Kernel {
             hostname: Mutex::new(b"palisade".to_vec()),
             unknown: Mutex::default(),
             forks: AtomicU64::new(0),
+            trace: AtomicBool::new(false),
             init_status: OnceLock::new(),
             done: Parker::default(),
         })

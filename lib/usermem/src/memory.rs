@@ -255,6 +255,13 @@ impl<'a> IoBuf<'a> {
         self.at
     }
 
+    /// Takes all that is left as done.
+    pub fn skip_rest(&mut self) -> usize {
+        let rest = self.remaining();
+        self.at = self.len;
+        rest
+    }
+
     /// The piece of guest memory at the position.
     fn piece(iovecs: &[Iovec], at: usize) -> Option<(u64, usize)> {
         let mut skip = at as u64;

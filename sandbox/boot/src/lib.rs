@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use abi::signal::SigInfo;
 use abi::{SysResult, c};
@@ -21,6 +22,8 @@ pub struct BootConfig {
     pub cwd: String,
     pub argv: Vec<String>,
     pub env: Vec<String>,
+    /// Write every system call to standard error.
+    pub strace: bool,
 }
 
 /// What went wrong, for one line on the terminal.
@@ -86,6 +89,7 @@ fn sentry(config: &BootConfig, root: OwnedFd) -> Result<i32, BootError> {
     jail::filter().map_err(failed("cannot filter system calls", ""))?;
 
     let kernel = Kernel::new(Box::new(platform), syscalls::dispatch);
+    kernel.trace.store(config.strace, Ordering::Relaxed);
     let root = root_tree(root, &kernel).map_err(failed("cannot assemble the root filesystem", ""))?;
     let bytes = |texts: &[String]| texts.iter().map(|text| text.clone().into_bytes()).collect::<Vec<_>>();
     let stdio = standard_streams().map_err(failed("cannot take over standard streams", ""))?;

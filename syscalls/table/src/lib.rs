@@ -16,6 +16,9 @@ mod process;
 mod signal;
 mod stat;
 mod time;
+mod xattr;
+
+use std::sync::atomic::Ordering;
 
 use abi::{Errno, SysResult, nr};
 use task::Current;
@@ -50,7 +53,7 @@ const fn partial(nr: u64, handler: Handler, note: &'static str) -> Entry {
 /// The table, by area.
 const AREAS: &[&[Entry]] = &[
     fd::ENTRIES, futex::ENTRIES, ident::ENTRIES, io::ENTRIES, mem::ENTRIES, path::ENTRIES, poll::ENTRIES, process::ENTRIES,
-    signal::ENTRIES, stat::ENTRIES, time::ENTRIES,
+    signal::ENTRIES, stat::ENTRIES, time::ENTRIES, xattr::ENTRIES,
 ];
 
 const SIZE: usize = 512;
@@ -77,6 +80,27 @@ pub static ENTRIES: [Option<Entry>; SIZE] = {
 /// # Errors
 /// What the call comes to; `ENOSYS` when there is none.
 pub fn dispatch(current: &mut Current, number: u64, args: [u64; 6]) -> SysResult<u64> {
+    if current.task.kernel.trace.load(Ordering::Relaxed) {
+        return trace(current, number, args);
+    }
+    call(current, number, args)
+}
+
+/// Writes a call and what it comes to to standard error.
+fn trace(current: &mut Current, number: u64, args: [u64; 6]) -> SysResult<u64> {
+    let tid = current.task.tid;
+    let name = nr::name(number).map_or_else(|| format!("syscall_{number:#x}"), str::to_owned);
+    let [a, b, c, d, e, f] = args;
+    eprintln!("[{tid}] {name}({a:#x}, {b:#x}, {c:#x}, {d:#x}, {e:#x}, {f:#x}) ...");
+    let result = call(current, number, args);
+    match result {
+        Ok(value) => eprintln!("[{tid}] {name} = {value:#x}"),
+        Err(errno) => eprintln!("[{tid}] {name} = -1 {errno}"),
+    }
+    result
+}
+
+fn call(current: &mut Current, number: u64, args: [u64; 6]) -> SysResult<u64> {
     let entry = usize::try_from(number).ok().and_then(|at| ENTRIES.get(at)).and_then(Option::as_ref);
     match entry {
         Some(entry) => (entry.handler)(current, args),
