@@ -392,6 +392,7 @@ const MOUNTS: &[(&str, &str)] = &[
     ("/proc", "proc"),
     ("/dev", "tmpfs"),
     ("/tmp", "tmpfs"),
+    ("/sys", "tmpfs"),
 ];
 
 /// Mount point, type and device of each mount that the task sees.

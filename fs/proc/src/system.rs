@@ -122,8 +122,11 @@ fn text(text: impl Into<Vec<u8>>) -> SysResult<Vec<u8>> {
     Ok(text.into())
 }
 
+/// Processors that the sentry may use. The standard library's count would open files, which the jail forbids.
 fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    let set = rustix::thread::sched_getaffinity(None);
+    set.map_or(1, |set| usize::try_from(set.count()).unwrap_or(1))
+        .max(1)
 }
 
 fn own(proc: &Proc) -> SysResult<Vec<u8>> {
