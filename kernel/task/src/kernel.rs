@@ -31,6 +31,8 @@ pub type Dispatch = fn(&mut Current, u64, [u64; 6]) -> SysResult<u64>;
 pub struct InitRequest {
     pub root: Arc<Dentry>,
     pub cwd: Vec<u8>,
+    /// The program's file.
+    pub path: Vec<u8>,
     pub argv: Vec<Vec<u8>>,
     pub envp: Vec<Vec<u8>>,
     pub stdio: Vec<Arc<File>>,
@@ -107,7 +109,7 @@ impl Kernel {
     pub fn start_init(self: &Arc<Self>, request: InitRequest) -> SysResult<()> {
         let mut fs = FsContext { root: request.root.clone(), cwd: request.root, umask: 0o022 };
         fs.cwd = fs.walk(None, &request.cwd, true)?.existing()?;
-        let path = request.argv.first().cloned().unwrap_or_default();
+        let path = request.path;
         let file = fs.walk(None, &path, true)?.existing()?;
         let program = loader::Program { file, path, argv: request.argv, envp: request.envp, uid: 0, gid: 0 };
         let image = loader::load(&*self.platform, &fs, program)?;

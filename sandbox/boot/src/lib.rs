@@ -93,12 +93,11 @@ fn sentry(config: &BootConfig, root: OwnedFd) -> Result<i32, BootError> {
     let root = root_tree(root, &kernel).map_err(failed("cannot assemble the root filesystem", ""))?;
     let bytes = |texts: &[String]| texts.iter().map(|text| text.clone().into_bytes()).collect::<Vec<_>>();
     let stdio = standard_streams().map_err(failed("cannot take over standard streams", ""))?;
-    let mut argv = bytes(&config.argv);
-    if let Some(found) = argv.first().and_then(|name| search(&root, name, &config.env)) {
-        argv.first_mut().into_iter().for_each(|name| name.clone_from(&found));
-    }
+    let argv = bytes(&config.argv);
+    let given = argv.first().cloned().unwrap_or_default();
+    let path = search(&root, &given, &config.env).unwrap_or(given);
     let name = config.argv.first().cloned().unwrap_or_default();
-    let request = InitRequest { root, cwd: config.cwd.clone().into_bytes(), argv, envp: bytes(&config.env), stdio };
+    let request = InitRequest { root, cwd: config.cwd.clone().into_bytes(), path, argv, envp: bytes(&config.env), stdio };
     kernel.start_init(request).map_err(failed(&format!("cannot run {name:?}"), ""))?;
     let forward = kernel.clone();
     std::thread::spawn(move || {
@@ -137,7 +136,7 @@ fn root_tree(fd: OwnedFd, kernel: &Arc<Kernel>) -> SysResult<Arc<Dentry>> {
     devfs::populate(&*dev)?;
     let mounts: [(&[u8], Arc<dyn Inode>); 4] = [
         (b"dev", dev),
-        (b"proc", { let _ = kernel; tmpfs::Node::root(None, 0o555, devices.clone())? }),
+        (b"proc", procfs::root(kernel.clone())),
         (b"tmp", tmpfs::Node::root(None, 0o1777, devices.clone())?),
         (b"sys", tmpfs::Node::root(None, 0o555, devices)?),
     ];
