@@ -47,7 +47,14 @@ fn build_stub(stub: &Path, out: &Path) {
 /// Links the vDSO: a shared object whose functions go to the host's through a table in the stub's read-only page.
 fn build_vdso(source: &Path, out: &Path) {
     run(Command::new(env::var("CC").unwrap_or_else(|_| "cc".into()))
-        .args(["-shared", "-nostdlib", "-fPIC", "-Wl,-soname,linux-vdso.so.1", "-Wl,--hash-style=both", "-Wl,-z,max-page-size=4096"])
+        .args([
+            "-shared",
+            "-nostdlib",
+            "-fPIC",
+            "-Wl,-soname,linux-vdso.so.1",
+            "-Wl,--hash-style=both",
+            "-Wl,-z,max-page-size=4096",
+        ])
         .args(["-Wl,-z,noseparate-code", "-Wl,--build-id=none", "-Wl,-Bsymbolic", "-Wl,--no-undefined"])
         .arg(format!("-Wl,-T,{}", source.join("vdso.ld").display()))
         .args(["-Wl,-z,norelro"])

@@ -66,7 +66,8 @@ pub fn populate(dir: &dyn Inode) -> SysResult<()> {
         let rdev = c::makedev(1, *minor as u32);
         dir.create(name.as_bytes(), &node(c::S_IFCHR | 0o666, rdev, ""))?;
     }
-    let links = [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")];
+    let links =
+        [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")];
     for (name, target) in links {
         dir.create(name.as_bytes(), &node(c::S_IFLNK | 0o777, 0, target))?;
     }

@@ -74,9 +74,7 @@ impl FileOps for Regular {
         let mut total = 0;
         while buf.remaining() > 0 && offset + (total as u64) < size {
             let at = offset + total as u64;
-            let result = buf.host_io(Access::Write, &mut |segments| {
-                usermem::preadv(self.file.as_fd(), segments, at)
-            });
+            let result = buf.host_io(Access::Write, &mut |segments| usermem::preadv(self.file.as_fd(), segments, at));
             match result {
                 Ok(0) => break,
                 Ok(count) => total += count,

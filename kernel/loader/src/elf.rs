@@ -79,8 +79,7 @@ pub fn parse(file: &Executable) -> SysResult<Elf> {
     if file.read(table, &mut headers)? < headers.len() {
         return Err(Errno::ENOEXEC);
     }
-    let mut elf =
-        Elf { fixed, entry: u64_at(&header, 24)?, segments: Vec::new(), phdr: 0, phnum: count, interpreter: None };
+    let mut elf = Elf { fixed, entry: u64_at(&header, 24)?, segments: Vec::new(), phdr: 0, phnum: count, interpreter: None };
     for entry in headers.chunks_exact(usize::from(size)) {
         let (offset, addr) = (u64_at(entry, 8)?, u64_at(entry, 16)?);
         let (file_len, mem_len) = (u64_at(entry, 32)?, u64_at(entry, 40)?);

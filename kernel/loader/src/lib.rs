@@ -70,7 +70,10 @@ impl Executable {
 }
 
 /// The interpreter of a script and its one argument.
-fn script(head: &[u8]) -> Option<SysResult<(Vec<u8>, Option<Vec<u8>>)>> {
+type Interpreter = (Vec<u8>, Option<Vec<u8>>);
+
+/// What a script's first line asks for; `None` when it is no script.
+fn script(head: &[u8]) -> Option<SysResult<Interpreter>> {
     let line = head.strip_prefix(b"#!")?;
     let line = match line.iter().position(|byte| *byte == b'\n') {
         Some(end) => line.get(..end)?,
@@ -78,7 +81,7 @@ fn script(head: &[u8]) -> Option<SysResult<(Vec<u8>, Option<Vec<u8>>)>> {
     };
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let line = line.trim_ascii();
-    let (interpreter, rest) = match line.iter().position(|byte| blank(byte)) {
+    let (interpreter, rest) = match line.iter().position(blank) {
         Some(end) => (line.get(..end)?, line.get(end..)?.trim_ascii()),
         None => (line, &[][..]),
     };

@@ -19,7 +19,9 @@ impl MemoryManager {
         let page = page_down(addr);
         let (range, vma) = self.find_or_grow(state, page).ok_or(Errno::EFAULT)?;
         let needed = if access == Access::Write { Prot::WRITE } else { Prot::READ };
-        if !vma.prot.contains(needed) && !(needed == Prot::READ && vma.prot.contains(Prot::WRITE)) {
+        // x86 can't map for writing only.
+        let allowed = vma.prot.contains(needed) || vma.prot.contains(Prot::WRITE);
+        if !allowed {
             return Err(Errno::EFAULT);
         }
         let write = access == Access::Write;
@@ -28,7 +30,7 @@ impl MemoryManager {
             Some(frame) => {
                 let run = state.pages.get(page).map_or(page + PAGE_SIZE, |(run, _)| run.end).min(range.end);
                 let (exclusive, reach) = self.arena.exclusive_run(frame, run - page);
-                let reach = if write && exclusive || !write { reach.max(PAGE_SIZE) } else { PAGE_SIZE };
+                let reach = if exclusive || !write { reach.max(PAGE_SIZE) } else { PAGE_SIZE };
                 self.arena.file.segment(frame + (addr - page), len.min(reach - (addr - page)))
             }
             None => {

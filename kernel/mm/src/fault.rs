@@ -100,8 +100,7 @@ impl MemoryManager {
     fn map_file(&self, vma: &Vma, part: Range<u64>, vma_start: u64) {
         let Some((file, offset)) = &vma.file else { return };
         let at = offset + (part.start - vma_start);
-        let (prot, kind) =
-            if vma.shared { (vma.prot, MapKind::Shared) } else { (vma.prot - Prot::WRITE, MapKind::PrivateRo) };
+        let (prot, kind) = if vma.shared { (vma.prot, MapKind::Shared) } else { (vma.prot - Prot::WRITE, MapKind::PrivateRo) };
         self.aspace.map(part.start, part.end - part.start, &file.file, at, prot, kind);
     }
 

@@ -63,8 +63,7 @@ impl Piece for Vma {
             (Some((a, at)), Some((b, next_at))) => Arc::ptr_eq(&a.file, &b.file) && at.checked_add(len) == Some(*next_at),
             _ => false,
         };
-        same_file
-            && (self.prot, self.shared, self.grows_down, self.name) == (next.prot, next.shared, next.grows_down, next.name)
+        same_file && (self.prot, self.shared, self.grows_down, self.name) == (next.prot, next.shared, next.grows_down, next.name)
     }
 }
 

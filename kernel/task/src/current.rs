@@ -78,10 +78,7 @@ impl Current {
                     self.syscall = None;
                 }
                 Exit::Fault { addr, access, signo, code, trapno, error_code } => {
-                    if trapno == 14
-                        && signo != c::SIGBUS
-                        && self.mm.handle_fault(addr, access, signo).is_ok()
-                    {
+                    if trapno == 14 && signo != c::SIGBUS && self.mm.handle_fault(addr, access, signo).is_ok() {
                         continue;
                     }
                     let signal = self.mm.handle_fault(addr, access, signo);

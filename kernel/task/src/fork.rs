@@ -63,14 +63,13 @@ impl Current {
             regs.rsp = request.stack;
         }
         let mm = if vm { self.mm.clone() } else { self.mm.fork()? };
-        let tls = has(c::CLONE_SETTLS).then_some(request.tls).unwrap_or(regs.fs_base);
+        let tls = if has(c::CLONE_SETTLS) { request.tls } else { regs.fs_base };
         regs.fs_base = 0;
         let ctx = mm.aspace().clone().new_context(&regs, Some(&self.ctx.fp()))?;
         regs.fs_base = tls;
         let fds = if has(c::CLONE_FILES) { self.fds.clone() } else { self.fds.fork() };
         let fs = if has(c::CLONE_FS) { self.fs.clone() } else { Arc::new(Mutex::new(self.fs_context())) };
-        let group =
-            if thread { self.task.group.clone() } else { Group::new(tid, Some(&self.task.group), request.exit_signal) };
+        let group = if thread { self.task.group.clone() } else { Group::new(tid, Some(&self.task.group), request.exit_signal) };
         let (comm, exe, mask, altstack) = {
             let shared = self.task.lock();
             (shared.comm.clone(), shared.exe.clone(), shared.mask, shared.altstack)
@@ -104,7 +103,11 @@ impl Current {
         if has(c::CLONE_VFORK) {
             // Only the end of the process breaks this wait, as on Linux.
             let _ = self.block_on(Some(&task.released_queue), PollEvents::IN, None, || {
-                if task.released.load(Ordering::SeqCst) || self.task.group.ending().is_some() { Ok(()) } else { Err(Errno::EAGAIN) }
+                if task.released.load(Ordering::SeqCst) || self.task.group.ending().is_some() {
+                    Ok(())
+                } else {
+                    Err(Errno::EAGAIN)
+                }
             });
         }
         Ok(tid.cast_unsigned().into())

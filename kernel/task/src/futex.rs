@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use abi::{Errno, SysResult};
-use sync::{Mutex, MonotonicNs, ParkResult, Parker};
+use sync::{MonotonicNs, Mutex, ParkResult, Parker};
 use usermem::{FutexKey, UserMemoryExt};
 
 use crate::current::Current;

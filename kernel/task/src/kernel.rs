@@ -9,10 +9,10 @@ use platform::{Platform, UserRegs};
 use sync::{Mutex, Parker, monotonic_ns};
 use vfs::{Dentry, FdTable, File, FsContext};
 
+use crate::bootlog;
 use crate::current::Current;
 use crate::futex::FutexTable;
 use crate::tasks::{Group, Task};
-use crate::bootlog;
 
 /// What uname(2) says.
 pub const RELEASE: &str = "6.12.0-palisade";

@@ -111,7 +111,10 @@ impl Current {
             drop(shared);
             let all = own.with(self.task.group.pending.lock().set).without(mask);
             // The first that will run a handler decides.
-            (1..=64).filter(|signo| all.contains(*signo)).map(|signo| self.task.group.action(signo)).find(|action| action.handler > SIG_IGN)
+            (1..=64)
+                .filter(|signo| all.contains(*signo))
+                .map(|signo| self.task.group.action(signo))
+                .find(|action| action.handler > SIG_IGN)
         };
         let again = match next {
             None => true,
@@ -231,8 +234,7 @@ impl Current {
         [regs.r8, regs.r9, regs.r10, regs.r11] = [context.r8, context.r9, context.r10, context.r11];
         [regs.r12, regs.r13, regs.r14, regs.r15] = [context.r12, context.r13, context.r14, context.r15];
         [regs.rdi, regs.rsi, regs.rbp, regs.rbx] = [context.rdi, context.rsi, context.rbp, context.rbx];
-        [regs.rdx, regs.rax, regs.rcx, regs.rsp, regs.rip] =
-            [context.rdx, context.rax, context.rcx, context.rsp, context.rip];
+        [regs.rdx, regs.rax, regs.rcx, regs.rsp, regs.rip] = [context.rdx, context.rax, context.rcx, context.rsp, context.rip];
         regs.eflags = regs.eflags & !USER_FLAGS | context.eflags & USER_FLAGS;
         self.syscall = None;
         self.set_mask(context.sigmask);

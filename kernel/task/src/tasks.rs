@@ -166,7 +166,9 @@ impl Task {
         let mask = shared.mask;
         let own = shared.pending.set.without(mask).0 != 0;
         drop(shared);
-        own || self.group.pending.lock().set.without(mask).0 != 0 || self.group.ending().is_some() || self.ordered_to_exit.load(Ordering::SeqCst)
+        own || self.group.pending.lock().set.without(mask).0 != 0
+            || self.group.ending().is_some()
+            || self.ordered_to_exit.load(Ordering::SeqCst)
     }
 }
 

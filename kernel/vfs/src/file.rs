@@ -226,8 +226,7 @@ impl File {
                 }
                 let parent = self.dentry.as_ref().and_then(|dentry| dentry.parent()).map_or(Ok(attr), |up| up.inode().attr())?;
                 let dots = [(&b"."[..], attr.ino), (b"..", parent.ino)];
-                let mut all: Vec<_> =
-                    dots.map(|(name, ino)| DirEntry { name: name.to_vec(), ino, kind: c::S_IFDIR }).into();
+                let mut all: Vec<_> = dots.map(|(name, ino)| DirEntry { name: name.to_vec(), ino, kind: c::S_IFDIR }).into();
                 all.extend(inode.readdir()?);
                 let all = Arc::new(all);
                 cursor.entries = Some(all.clone());

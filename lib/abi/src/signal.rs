@@ -60,7 +60,7 @@ pub const SIG_IGN: u64 = 1;
 pub const SA_RESTORER: u64 = 0x0400_0000;
 
 /// `siginfo_t`: 128 bytes, of which these are used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SigInfo {
     pub signo: i32,
@@ -68,12 +68,6 @@ pub struct SigInfo {
     pub code: i32,
     pub pad: i32,
     pub fields: [u64; 14],
-}
-
-impl Default for SigInfo {
-    fn default() -> Self {
-        Self { signo: 0, errno: 0, code: 0, pad: 0, fields: [0; 14] }
-    }
 }
 
 impl SigInfo {

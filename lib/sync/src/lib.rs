@@ -43,10 +43,8 @@ impl Parker {
             self.0.store(EMPTY, Ordering::Release);
             return ParkResult::Unparked;
         }
-        let ts = deadline.map(|ns| libc::timespec {
-            tv_sec: (ns / 1_000_000_000).cast_signed(),
-            tv_nsec: (ns % 1_000_000_000).cast_signed(),
-        });
+        let ts = deadline
+            .map(|ns| libc::timespec { tv_sec: (ns / 1_000_000_000).cast_signed(), tv_nsec: (ns % 1_000_000_000).cast_signed() });
         let ts_ptr = ts.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         loop {
             // SAFETY: the word and the time outlive the call.

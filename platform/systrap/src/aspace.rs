@@ -172,8 +172,10 @@ impl Space {
     fn push(&self, item: Item) {
         let mut queue = self.queue.lock();
         queue.queued += 1;
-        if let (Some(Item::Map { addr, len, file, offset, prot, flags }), Item::Map { addr: a, len: l, file: f, offset: o, prot: p, flags: g }) =
-            (queue.items.back_mut(), &item)
+        if let (
+            Some(Item::Map { addr, len, file, offset, prot, flags }),
+            Item::Map { addr: a, len: l, file: f, offset: o, prot: p, flags: g },
+        ) = (queue.items.back_mut(), &item)
             && *addr + *len == *a
             && *offset + *len == *o
             && file.id() == f.id()

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use abi::{Errno, SysResult};
 use platform::{Context, Exit, Interrupter, Prot, UserRegs};
 use stub::layout::{
-    ACTION_EXIT, ACTION_FULL, ACTION_MORE, ACTION_SET_FS, Ctx, Header, KIND_FAST, KIND_MORE, KIND_SIGNAL, OP_CLOSE_RAW, Op, RING_NR,
-    SIGINTERRUPT, SLOT_SIZE, SLOTS, STATE_GUEST, STATE_PARKED, STATE_RING, TEXT, TEXT_SIZE,
+    ACTION_EXIT, ACTION_FULL, ACTION_MORE, ACTION_SET_FS, Ctx, Header, KIND_FAST, KIND_MORE, KIND_SIGNAL, OP_CLOSE_RAW, Op,
+    RING_NR, SIGINTERRUPT, SLOT_SIZE, SLOTS, STATE_GUEST, STATE_PARKED, STATE_RING, TEXT, TEXT_SIZE,
 };
 
 use crate::aspace::Space;
@@ -98,8 +98,13 @@ impl GuestContext {
             }
         };
         host::notif_sync_wake_up(&listener, true);
-        let bell =
-            Bell { pid: process.pid, tid, running: AtomicBool::new(false), wanted: AtomicBool::new(false), gone: AtomicBool::new(false) };
+        let bell = Bell {
+            pid: process.pid,
+            tid,
+            running: AtomicBool::new(false),
+            wanted: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+        };
         let mut context = Self {
             space,
             slot,

@@ -103,8 +103,24 @@ impl Frame {
     /// Writes registers back. Segments stay the host's: a guest must not get into 32-bit mode.
     pub fn write(&self, slots: &Slots, regs: &UserRegs) {
         let general = [
-            regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15, regs.rdi, regs.rsi, regs.rbp, regs.rbx,
-            regs.rdx, regs.rax, regs.rcx, regs.rsp, regs.rip, regs.eflags,
+            regs.r8,
+            regs.r9,
+            regs.r10,
+            regs.r11,
+            regs.r12,
+            regs.r13,
+            regs.r14,
+            regs.r15,
+            regs.rdi,
+            regs.rsi,
+            regs.rbp,
+            regs.rbx,
+            regs.rdx,
+            regs.rax,
+            regs.rcx,
+            regs.rsp,
+            regs.rip,
+            regs.eflags,
         ];
         let mut bytes = [0; 18 * 8];
         for (chunk, word) in bytes.chunks_exact_mut(8).zip(general) {

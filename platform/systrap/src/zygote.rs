@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 
 use abi::{Errno, SysResult};
 use stub::layout::{
-    CONSTS, CONSTS_SIZE, Consts, Header, HOST_VDSO, HOST_VDSO_SIZE, SIGINTERRUPT, SLOT_COUNT, SLOT_SIZE, SLOTS, SOCKET_FD, STUB_END,
-    TEXT, TEXT_SIZE, VDSO, VDSO_SIZE,
+    CONSTS, CONSTS_SIZE, Consts, HOST_VDSO, HOST_VDSO_SIZE, Header, SIGINTERRUPT, SLOT_COUNT, SLOT_SIZE, SLOTS, SOCKET_FD,
+    STUB_END, TEXT, TEXT_SIZE, VDSO, VDSO_SIZE,
 };
 
 use crate::process::{Process, Slots};

@@ -47,7 +47,8 @@ fn failed<E: std::fmt::Display>(what: &str, hint: &'static str) -> impl FnOnce(E
     move |error| BootError { what, cause: error.to_string(), hint }
 }
 
-const USERNS_HINT: &str = " (the host must allow user namespaces: sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces>0)";
+const USERNS_HINT: &str =
+    " (the host must allow user namespaces: sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces>0)";
 
 /// Runs a sandbox in a child process; returns the exit status of its first program (128+n for a signal).
 ///
@@ -85,7 +86,8 @@ fn sentry(config: &BootConfig, root: OwnedFd) -> Result<i32, BootError> {
     let vdso = systrap::host_vdso().map_err(failed("cannot read /proc/self/maps", ""))?;
     jail::empty_root().map_err(failed("cannot make an empty root", ""))?;
     jail::drop_privileges().map_err(failed("cannot drop privileges", ""))?;
-    let platform = Systrap::new(vdso).map_err(failed("cannot start the platform", " (it needs seccomp user notifications: Linux 5.19 or newer)"))?;
+    let platform = Systrap::new(vdso)
+        .map_err(failed("cannot start the platform", " (it needs seccomp user notifications: Linux 5.19 or newer)"))?;
     jail::filter().map_err(failed("cannot filter system calls", ""))?;
 
     let kernel = Kernel::new(Box::new(platform), syscalls::dispatch);

@@ -52,8 +52,18 @@ const fn partial(nr: u64, handler: Handler, note: &'static str) -> Entry {
 
 /// The table, by area.
 const AREAS: &[&[Entry]] = &[
-    fd::ENTRIES, futex::ENTRIES, ident::ENTRIES, io::ENTRIES, mem::ENTRIES, path::ENTRIES, poll::ENTRIES, process::ENTRIES,
-    signal::ENTRIES, stat::ENTRIES, time::ENTRIES, xattr::ENTRIES,
+    fd::ENTRIES,
+    futex::ENTRIES,
+    ident::ENTRIES,
+    io::ENTRIES,
+    mem::ENTRIES,
+    path::ENTRIES,
+    poll::ENTRIES,
+    process::ENTRIES,
+    signal::ENTRIES,
+    stat::ENTRIES,
+    time::ENTRIES,
+    xattr::ENTRIES,
 ];
 
 const SIZE: usize = 512;

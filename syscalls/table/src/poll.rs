@@ -149,7 +149,8 @@ fn select(t: &mut Current, a: [u64; 6], deadline: Option<MonotonicNs>) -> SysRes
     let mut fds = Vec::new();
     let mut interests = Vec::new();
     for fd in 0..count {
-        let mask = sets.iter().zip(kinds).filter(|(set, _)| has(set, fd)).fold(PollEvents::empty(), |mask, (_, kind)| mask | kind.0);
+        let mask =
+            sets.iter().zip(kinds).filter(|(set, _)| has(set, fd)).fold(PollEvents::empty(), |mask, (_, kind)| mask | kind.0);
         if !mask.is_empty() {
             interests.push(Interest { file: Some(t.fds.get(i32::try_from(fd).unwrap_or(-1))?), mask });
             fds.push(fd);

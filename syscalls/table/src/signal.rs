@@ -22,9 +22,11 @@ pub const ENTRIES: &[Entry] = &[
     partial(nr::KILL, kill, "no permission checks: everything runs as root"),
     full(nr::TKILL, |t, a| tgkill(t, -1, int(a[0]), int(a[1]))),
     full(nr::TGKILL, |t, a| if int(a[0]) <= 0 { Err(Errno::EINVAL) } else { tgkill(t, int(a[0]), int(a[1]), int(a[2])) }),
-    full(nr::PAUSE, |t, _| loop {
-        if let Err(Errno::ERESTARTSYS) = t.sleep(None) {
-            return Err(Errno::ERESTARTNOHAND);
+    full(nr::PAUSE, |t, _| {
+        loop {
+            if let Err(Errno::ERESTARTSYS) = t.sleep(None) {
+                return Err(Errno::ERESTARTNOHAND);
+            }
         }
     }),
 ];
