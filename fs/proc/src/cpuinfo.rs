@@ -12,7 +12,8 @@ const LEAF7_EBX: &str = "fsgsbase tsc_adjust sgx bmi1 hle avx2 - smep bmi2 erms 
 /// CPUID 7 ECX.
 const LEAF7_ECX: &str = "- avx512vbmi umip pku ospke waitpkg avx512_vbmi2 - gfni vaes vpclmulqdq avx512_vnni avx512_bitalg tme avx512_vpopcntdq - la57 - - - - - rdpid - - cldemote - movdiri movdir64b";
 /// CPUID 8000_0001 EDX.
-const EXT_EDX: &str = "- - - - - - - - - - - syscall - - - - - - - mp nx - mmxext - - fxsr_opt pdpe1gb rdtscp - lm 3dnowext 3dnow";
+const EXT_EDX: &str =
+    "- - - - - - - - - - - syscall - - - - - - - mp nx - mmxext - - fxsr_opt pdpe1gb rdtscp - lm 3dnowext 3dnow";
 /// CPUID 8000_0001 ECX.
 const EXT_ECX: &str = "lahf_lm cmp_legacy svm extapic cr8_legacy abm sse4a misalignsse 3dnowprefetch osvw ibs xop skinit wdt - lwp fma4 tce - nodeid_msr - tbm topoext perfctr_core";
 
@@ -27,10 +28,7 @@ fn flags(out: &mut String, bits: u32, names: &str) {
 /// Text of CPUID registers: printable characters only.
 fn words(words: &[u32]) -> String {
     let bytes = words.iter().flat_map(|word| word.to_le_bytes());
-    let text: String = bytes
-        .map(char::from)
-        .filter(|ch| ch.is_ascii_graphic() || *ch == ' ')
-        .collect();
+    let text: String = bytes.map(char::from).filter(|ch| ch.is_ascii_graphic() || *ch == ' ').collect();
     text.trim().to_owned()
 }
 
@@ -40,24 +38,12 @@ pub fn text(processors: usize) -> String {
     let vendor = words(&[base.ebx, base.edx, base.ecx]);
     let one = __cpuid(1);
     let (family, model) = (one.eax >> 8 & 0xf, one.eax >> 4 & 0xf);
-    let model = if family == 6 || family == 15 {
-        model | one.eax >> 12 & 0xf0
-    } else {
-        model
-    };
-    let family = if family == 15 {
-        family + (one.eax >> 20 & 0xff)
-    } else {
-        family
-    };
+    let model = if family == 6 || family == 15 { model | one.eax >> 12 & 0xf0 } else { model };
+    let family = if family == 15 { family + (one.eax >> 20 & 0xff) } else { family };
     let highest = __cpuid(0x8000_0000).eax;
     let name = if highest >= 0x8000_0004 {
         let parts = (0x8000_0002..=0x8000_0004).map(__cpuid);
-        words(
-            &parts
-                .flat_map(|part| [part.eax, part.ebx, part.ecx, part.edx])
-                .collect::<Vec<_>>(),
-        )
+        words(&parts.flat_map(|part| [part.eax, part.ebx, part.ecx, part.edx]).collect::<Vec<_>>())
     } else {
         "unknown".to_owned()
     };
@@ -74,54 +60,23 @@ pub fn text(processors: usize) -> String {
         flags(&mut features, seven.ebx, LEAF7_EBX);
         flags(&mut features, seven.ecx, LEAF7_ECX);
     }
-    let mhz = if base.eax >= 0x16 {
-        __cpuid(0x16).eax & 0xffff
-    } else {
-        0
-    };
-    let sizes = if highest >= 0x8000_0008 {
-        __cpuid(0x8000_0008).eax
-    } else {
-        0x3028
-    };
+    let mhz = if base.eax >= 0x16 { __cpuid(0x16).eax & 0xffff } else { 0 };
+    let sizes = if highest >= 0x8000_0008 { __cpuid(0x8000_0008).eax } else { 0x3028 };
     let line = (one.ebx >> 8 & 0xff) * 8;
 
     let mut out = String::new();
     for cpu in 0..processors {
-        let _ = write!(
-            out,
-            "processor\t: {cpu}\nvendor_id\t: {vendor}\ncpu family\t: {family}\n"
-        );
-        let _ = write!(
-            out,
-            "model\t\t: {model}\nmodel name\t: {name}\nstepping\t: {}\n",
-            one.eax & 0xf
-        );
+        let _ = write!(out, "processor\t: {cpu}\nvendor_id\t: {vendor}\ncpu family\t: {family}\n");
+        let _ = write!(out, "model\t\t: {model}\nmodel name\t: {name}\nstepping\t: {}\n", one.eax & 0xf);
         if mhz != 0 {
             let _ = writeln!(out, "cpu MHz\t\t: {mhz}.000");
         }
-        let _ = write!(
-            out,
-            "physical id\t: 0\nsiblings\t: {processors}\ncore id\t\t: {cpu}\n"
-        );
-        let _ = write!(
-            out,
-            "cpu cores\t: {processors}\napicid\t\t: {cpu}\ninitial apicid\t: {cpu}\n"
-        );
-        let _ = write!(
-            out,
-            "fpu\t\t: yes\nfpu_exception\t: yes\ncpuid level\t: {}\nwp\t\t: yes\n",
-            base.eax
-        );
-        let _ = write!(
-            out,
-            "flags\t\t:{features}\nclflush size\t: {line}\ncache_alignment\t: {line}\n"
-        );
+        let _ = write!(out, "physical id\t: 0\nsiblings\t: {processors}\ncore id\t\t: {cpu}\n");
+        let _ = write!(out, "cpu cores\t: {processors}\napicid\t\t: {cpu}\ninitial apicid\t: {cpu}\n");
+        let _ = write!(out, "fpu\t\t: yes\nfpu_exception\t: yes\ncpuid level\t: {}\nwp\t\t: yes\n", base.eax);
+        let _ = write!(out, "flags\t\t:{features}\nclflush size\t: {line}\ncache_alignment\t: {line}\n");
         let (physical, linear) = (sizes & 0xff, sizes >> 8 & 0xff);
-        let _ = write!(
-            out,
-            "address sizes\t: {physical} bits physical, {linear} bits virtual\n\n"
-        );
+        let _ = write!(out, "address sizes\t: {physical} bits physical, {linear} bits virtual\n\n");
     }
     out
 }

@@ -33,11 +33,7 @@ const TICK: u64 = 10_000_000;
 pub fn root(kernel: Arc<Kernel>) -> Arc<dyn Inode> {
     let uptime = monotonic_ns().saturating_sub(kernel.started);
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let now = Timespec {
-        sec: now.tv_sec,
-        nsec: now.tv_nsec,
-    }
-    .to_ns();
+    let now = Timespec { sec: now.tv_sec, nsec: now.tv_nsec }.to_ns();
     let proc = Proc {
         dev: new_dev(),
         boot_id: uuid().unwrap_or_default(),
@@ -45,10 +41,7 @@ pub fn root(kernel: Arc<Kernel>) -> Arc<dyn Inode> {
         cpu_seen: AtomicU64::new(0),
         kernel,
     };
-    Arc::new(Node {
-        proc: Arc::new(proc),
-        what: What::Fixed(&system::ROOT),
-    })
+    Arc::new(Node { proc: Arc::new(proc), what: What::Fixed(&system::ROOT) })
 }
 
 /// What all nodes share.
@@ -65,11 +58,7 @@ struct Proc {
 impl Proc {
     /// The task that asks, if it is one.
     fn caller(&self) -> Option<Arc<Task>> {
-        let tid = std::thread::current()
-            .name()?
-            .strip_prefix("task-")?
-            .parse()
-            .ok()?;
+        let tid = std::thread::current().name()?.strip_prefix("task-")?.parse().ok()?;
         self.kernel.task(tid)
     }
 
@@ -86,25 +75,14 @@ fn uuid() -> SysResult<Vec<u8>> {
     let value = u128::from_be_bytes(bytes);
     let value = value & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
     let part = |shift: u32, bits: u32| value >> shift & ((1 << bits) - 1);
-    let (a, b, c, d, e) = (
-        part(96, 32),
-        part(80, 16),
-        part(64, 16),
-        part(48, 16),
-        part(0, 48),
-    );
+    let (a, b, c, d, e) = (part(96, 32), part(80, 16), part(64, 16), part(48, 16), part(0, 48));
     Ok(format!("{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}\n").into_bytes())
 }
 
 /// A number as a file name: digits only, no leading zero.
 fn number(name: &[u8]) -> Option<i32> {
-    let plain =
-        name.iter().all(u8::is_ascii_digit) && (name.len() == 1 || name.first() != Some(&b'0'));
-    if plain {
-        std::str::from_utf8(name).ok()?.parse().ok()
-    } else {
-        None
-    }
+    let plain = name.iter().all(u8::is_ascii_digit) && (name.len() == 1 || name.first() != Some(&b'0'));
+    if plain { std::str::from_utf8(name).ok()?.parse().ok() } else { None }
 }
 
 /// A place in /proc.
@@ -123,27 +101,20 @@ struct Node {
 
 impl Node {
     fn with(&self, what: What) -> Arc<dyn Inode> {
-        Arc::new(Self {
-            proc: self.proc.clone(),
-            what,
-        })
+        Arc::new(Self { proc: self.proc.clone(), what })
     }
 
     /// The text of a file.
     fn text(&self) -> SysResult<Vec<u8>> {
         match &self.what {
-            What::Fixed(Entry {
-                body: Body::File(make),
-                ..
-            }) => make(&self.proc),
+            What::Fixed(Entry { body: Body::File(make), .. }) => make(&self.proc),
             What::Process(member, Item::File(file)) => {
                 let view = member.view(&self.proc.kernel).ok_or(Errno::ESRCH)?;
                 (file.make)(&self.proc, &view)
             }
-            What::Fixed(Entry {
-                body: Body::Dir(_), ..
-            })
-            | What::Process(_, Item::Dir | Item::Tasks | Item::Fds) => Err(Errno::EISDIR),
+            What::Fixed(Entry { body: Body::Dir(_), .. }) | What::Process(_, Item::Dir | Item::Tasks | Item::Fds) => {
+                Err(Errno::EISDIR)
+            }
             _ => Err(Errno::ELOOP),
         }
     }
@@ -169,19 +140,8 @@ impl Inode for Node {
         let time = Timespec::from_ns(self.proc.boot_time.saturating_add(since));
         let mode = self.mode();
         let nlink = if mode & c::S_IFMT == c::S_IFDIR { 2 } else { 1 };
-        let times = Attr {
-            atime: time,
-            mtime: time,
-            ctime: time,
-            ..Attr::default()
-        };
-        Ok(Attr {
-            dev: self.proc.dev,
-            ino,
-            nlink,
-            mode,
-            ..times
-        })
+        let times = Attr { atime: time, mtime: time, ctime: time, ..Attr::default() };
+        Ok(Attr { dev: self.proc.dev, ino, nlink, mode, ..times })
     }
 
     fn lookup(&self, name: &[u8]) -> SysResult<Arc<dyn Inode>> {
@@ -227,10 +187,7 @@ impl Inode for Node {
 
     fn readlink(&self) -> SysResult<Vec<u8>> {
         match &self.what {
-            What::Fixed(Entry {
-                body: Body::Link(make),
-                ..
-            }) => make(&self.proc),
+            What::Fixed(Entry { body: Body::Link(make), .. }) => make(&self.proc),
             What::Fixed(_) => Err(Errno::EINVAL),
             What::Process(member, item) => member.readlink(&self.proc, *item),
         }
@@ -245,11 +202,7 @@ impl Inode for Node {
 
     fn open(self: Arc<Self>, _flags: i32) -> SysResult<Arc<dyn FileOps>> {
         let text = Mutex::new(Arc::new(self.text()?));
-        Ok(Arc::new(Text {
-            node: self,
-            text,
-            fresh: AtomicBool::new(true),
-        }))
+        Ok(Arc::new(Text { node: self, text, fresh: AtomicBool::new(true) }))
     }
 
     fn create(&self, _name: &[u8], _node: &NewNode) -> SysResult<Arc<dyn Inode>> {
@@ -267,13 +220,7 @@ impl Inode for Node {
     }
 
     fn statfs(&self) -> SysResult<Statfs> {
-        Ok(Statfs {
-            kind: MAGIC,
-            bsize: 4096,
-            frsize: 4096,
-            namelen: 255,
-            ..Statfs::default()
-        })
+        Ok(Statfs { kind: MAGIC, bsize: 4096, frsize: 4096, namelen: 255, ..Statfs::default() })
     }
 
     fn volatile(&self) -> bool {
@@ -297,18 +244,9 @@ impl FileOps for Text {
             *self.text.lock() = text;
         }
         let text = self.text.lock().clone();
-        let rest = usize::try_from(offset)
-            .ok()
-            .and_then(|at| text.get(at..))
-            .unwrap_or_default();
-        let part = rest
-            .get(..rest.len().min(buf.remaining()))
-            .unwrap_or_default();
-        if part.is_empty() {
-            Ok(0)
-        } else {
-            buf.copy_out(part)
-        }
+        let rest = usize::try_from(offset).ok().and_then(|at| text.get(at..)).unwrap_or_default();
+        let part = rest.get(..rest.len().min(buf.remaining())).unwrap_or_default();
+        if part.is_empty() { Ok(0) } else { buf.copy_out(part) }
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -91,25 +91,15 @@ fn fs_of(task: &Task) -> FsContext {
 impl Member {
     /// The process with this number, or with a thread of this number.
     pub fn process(kernel: &Kernel, pid: i32) -> Option<Self> {
-        let group = kernel
-            .group(pid)
-            .or_else(|| Some(kernel.task(pid)?.group.clone()))?;
-        Some(Self {
-            pid: group.pid,
-            thread: None,
-            group: Arc::downgrade(&group),
-        })
+        let group = kernel.group(pid).or_else(|| Some(kernel.task(pid)?.group.clone()))?;
+        Some(Self { pid: group.pid, thread: None, group: Arc::downgrade(&group) })
     }
 
     /// Entries of all processes.
     pub fn list(kernel: &Kernel) -> Vec<DirEntry> {
         let groups: Vec<_> = kernel.groups.lock().keys().copied().collect();
         let entry = |pid: i32| {
-            let member = Self {
-                pid,
-                thread: None,
-                group: Weak::new(),
-            };
+            let member = Self { pid, thread: None, group: Weak::new() };
             member.entry(pid.to_string(), Item::Dir)
         };
         groups.into_iter().map(entry).collect()
@@ -118,10 +108,7 @@ impl Member {
     /// What is known of it, unless it is gone.
     pub fn view(&self, kernel: &Kernel) -> Option<View> {
         let group = self.group.upgrade()?;
-        if !kernel
-            .group(self.pid)
-            .is_some_and(|now| Arc::ptr_eq(&now, &group))
-        {
+        if !kernel.group(self.pid).is_some_and(|now| Arc::ptr_eq(&now, &group)) {
             return None;
         }
         let tasks = group.tasks.lock().clone();
@@ -131,12 +118,7 @@ impl Member {
             return None;
         }
         let task = task.or(tasks.first()).cloned();
-        Some(View {
-            group,
-            task,
-            tasks,
-            id,
-        })
+        Some(View { group, task, tasks, id })
     }
 
     /// Monotonic time at which the process started.
@@ -160,18 +142,11 @@ impl Member {
     }
 
     fn entry(&self, name: impl Into<Vec<u8>>, item: Item) -> DirEntry {
-        DirEntry {
-            name: name.into(),
-            ino: self.ino(item),
-            kind: item.mode() & c::S_IFMT,
-        }
+        DirEntry { name: name.into(), ino: self.ino(item), kind: item.mode() & c::S_IFMT }
     }
 
     fn thread(&self, tid: i32) -> Self {
-        Self {
-            thread: Some(tid),
-            ..self.clone()
-        }
+        Self { thread: Some(tid), ..self.clone() }
     }
 
     /// Fixed names of the directory.
@@ -189,9 +164,7 @@ impl Member {
             Item::Dir => {
                 view()?;
                 let found = self.items().find(|(known, _)| known.as_bytes() == name);
-                found
-                    .map(|(_, item)| (self.clone(), item))
-                    .ok_or(Errno::ENOENT)
+                found.map(|(_, item)| (self.clone(), item)).ok_or(Errno::ENOENT)
             }
             Item::Fds => {
                 let fd = number(name).ok_or(Errno::ENOENT)?;
@@ -213,10 +186,7 @@ impl Member {
         match item {
             Item::Dir => {
                 view()?;
-                Ok(self
-                    .items()
-                    .map(|(name, item)| self.entry(name, item))
-                    .collect())
+                Ok(self.items().map(|(name, item)| self.entry(name, item)).collect())
             }
             Item::Fds => {
                 let Some(task) = view()?.task else {
@@ -224,9 +194,7 @@ impl Member {
                 };
                 let fds = task.lock().fds.clone();
                 let list = fds.list().into_iter();
-                Ok(list
-                    .map(|(fd, _)| self.entry(fd.to_string(), Item::Fd(fd)))
-                    .collect())
+                Ok(list.map(|(fd, _)| self.entry(fd.to_string(), Item::Fd(fd))).collect())
             }
             Item::Tasks => {
                 let mut tids: Vec<_> = view()?.tasks.iter().map(|task| task.tid).collect();

@@ -27,66 +27,18 @@ pub struct TextFile {
 
 /// All of them.
 pub static FILES: &[TextFile] = &[
-    TextFile {
-        name: "stat",
-        number: 0,
-        make: stat,
-    },
-    TextFile {
-        name: "statm",
-        number: 1,
-        make: statm,
-    },
-    TextFile {
-        name: "status",
-        number: 2,
-        make: status,
-    },
-    TextFile {
-        name: "cmdline",
-        number: 3,
-        make: |_, view| Ok(strings(view, |info| info.args.clone())),
-    },
-    TextFile {
-        name: "environ",
-        number: 4,
-        make: |_, view| Ok(strings(view, |info| info.env.clone())),
-    },
-    TextFile {
-        name: "comm",
-        number: 5,
-        make: comm_file,
-    },
-    TextFile {
-        name: "maps",
-        number: 6,
-        make: maps,
-    },
-    TextFile {
-        name: "auxv",
-        number: 7,
-        make: |_, view| Ok(info(view).auxv),
-    },
-    TextFile {
-        name: "mounts",
-        number: 8,
-        make: mounts,
-    },
-    TextFile {
-        name: "mountinfo",
-        number: 9,
-        make: mountinfo,
-    },
-    TextFile {
-        name: "limits",
-        number: 10,
-        make: limits,
-    },
-    TextFile {
-        name: "cgroup",
-        number: 11,
-        make: |_, _| Ok(b"0::/\n".to_vec()),
-    },
+    TextFile { name: "stat", number: 0, make: stat },
+    TextFile { name: "statm", number: 1, make: statm },
+    TextFile { name: "status", number: 2, make: status },
+    TextFile { name: "cmdline", number: 3, make: |_, view| Ok(strings(view, |info| info.args.clone())) },
+    TextFile { name: "environ", number: 4, make: |_, view| Ok(strings(view, |info| info.env.clone())) },
+    TextFile { name: "comm", number: 5, make: comm_file },
+    TextFile { name: "maps", number: 6, make: maps },
+    TextFile { name: "auxv", number: 7, make: |_, view| Ok(info(view).auxv) },
+    TextFile { name: "mounts", number: 8, make: mounts },
+    TextFile { name: "mountinfo", number: 9, make: mountinfo },
+    TextFile { name: "limits", number: 10, make: limits },
+    TextFile { name: "cgroup", number: 11, make: |_, _| Ok(b"0::/\n".to_vec()) },
 ];
 
 /// State letter and word.
@@ -101,11 +53,7 @@ fn state(view: &View) -> (char, &'static str) {
 }
 
 fn comm(view: &View) -> Vec<u8> {
-    let mut comm = view
-        .task
-        .as_ref()
-        .map(|task| task.lock().comm.clone())
-        .unwrap_or_default();
+    let mut comm = view.task.as_ref().map(|task| task.lock().comm.clone()).unwrap_or_default();
     comm.truncate(COMM_LEN);
     comm
 }
@@ -160,9 +108,7 @@ fn signals(view: &View) -> Signals {
 }
 
 fn info(view: &View) -> ImageInfo {
-    view.mm()
-        .map(|mm| mm.info.lock().clone())
-        .unwrap_or_default()
+    view.mm().map(|mm| mm.info.lock().clone()).unwrap_or_default()
 }
 
 fn map_lines(view: &View) -> Vec<MapInfo> {
@@ -182,9 +128,7 @@ fn executable(map: &MapInfo) -> bool {
 /// Bytes of the mappings that `which` picks.
 fn sum(maps: &[MapInfo], which: impl Fn(&MapInfo) -> bool) -> u64 {
     let sizes = maps.iter().filter(|map| which(map));
-    sizes
-        .map(|map| map.range.end.saturating_sub(map.range.start))
-        .fold(0, u64::saturating_add)
+    sizes.map(|map| map.range.end.saturating_sub(map.range.start)).fold(0, u64::saturating_add)
 }
 
 /// Size of the address space and of what is there of it.
@@ -195,9 +139,7 @@ fn usage(view: &View) -> (u64, u64) {
 fn stat(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     let (group, image, maps, sets) = (&view.group, info(view), map_lines(view), signals(view));
     let named = |name: &[u8], which: &dyn Fn(&MapInfo) -> bool| {
-        let found = maps
-            .iter()
-            .find(|map| map.name.as_bytes() == name && which(map));
+        let found = maps.iter().find(|map| map.name.as_bytes() == name && which(map));
         found.map_or(0..0, |map| map.range.clone())
     };
     let any = |_: &MapInfo| true;
@@ -205,72 +147,39 @@ fn stat(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     let data = named(&image.exe, &writable);
     let heap = named(b"[heap]", &any);
     // Where the vectors start was not kept: the strings are right above them.
-    let stack = if image.args.start == 0 {
-        named(b"[stack]", &any).end
-    } else {
-        image.args.start
-    };
+    let stack = if image.args.start == 0 { named(b"[stack]", &any).end } else { image.args.start };
     let (size, resident) = usage(view);
     // Only the address space's time is known: it shows once in all threads.
-    let time = if view.id == group.pid {
-        system::cpu_time(group, view.task.as_ref())
-    } else {
-        0
-    };
+    let time = if view.id == group.pid { system::cpu_time(group, view.task.as_ref()) } else { 0 };
     let since = group.started.saturating_sub(proc.kernel.started);
-    let status = if state(view).0 == 'Z' {
-        group.ending().unwrap_or(0)
-    } else {
-        0
-    };
+    let status = if state(view).0 == 'Z' { group.ending().unwrap_or(0) } else { 0 };
     let low = |set: SigSet| set.0 & 0x7fff_ffff;
-    let exit_signal = if view.id == group.pid {
-        group.exit_signal
-    } else {
-        -1
-    };
+    let exit_signal = if view.id == group.pid { group.exit_signal } else { -1 };
 
     let mut out = format!("{} (", view.id).into_bytes();
     out.extend(comm_escaped(view));
     let mut rest = format!(") {}", state(view).0);
     // ppid pgrp session tty_nr tpgid flags
-    let (pgid, sid) = (
-        group.pgid.load(Ordering::Relaxed),
-        group.sid.load(Ordering::Relaxed),
-    );
+    let (pgid, sid) = (group.pgid.load(Ordering::Relaxed), group.sid.load(Ordering::Relaxed));
     let _ = write!(rest, " {} {pgid} {sid} 0 -1 0", parent(view));
     // minflt cminflt majflt cmajflt utime stime cutime cstime
     let _ = write!(rest, " 0 0 0 0 {} 0 0 0", time / TICK);
     // priority nice num_threads itrealvalue starttime
     let _ = write!(rest, " 20 0 {} 0 {}", view.tasks.len().max(1), since / TICK);
     // vsize rss rsslim
-    let _ = write!(
-        rest,
-        " {size} {} {}",
-        resident / PAGE_SIZE,
-        group.limit(c::RLIMIT_RSS)
-    );
+    let _ = write!(rest, " {size} {} {}", resident / PAGE_SIZE, group.limit(c::RLIMIT_RSS));
     // startcode endcode startstack kstkesp kstkeip
     let _ = write!(rest, " {} {} {stack} 0 0", code.start, code.end);
     // signal blocked sigignore sigcatch
     let (own, blocked) = (low(sets.own), low(sets.blocked));
-    let _ = write!(
-        rest,
-        " {own} {blocked} {} {}",
-        low(sets.ignored),
-        low(sets.caught)
-    );
+    let _ = write!(rest, " {own} {blocked} {} {}", low(sets.ignored), low(sets.caught));
     // wchan nswap cnswap exit_signal processor rt_priority policy
     let _ = write!(rest, " 0 0 0 {exit_signal} 0 0 0");
     // delayacct_blkio_ticks guest_time cguest_time start_data end_data start_brk
     let _ = write!(rest, " 0 0 0 {} {} {}", data.start, data.end, heap.start);
     // arg_start arg_end env_start env_end exit_code
     let (args, env) = (&image.args, &image.env);
-    let _ = writeln!(
-        rest,
-        " {} {} {} {} {status}",
-        args.start, args.end, env.start, env.end
-    );
+    let _ = writeln!(rest, " {} {} {} {} {status}", args.start, args.end, env.start, env.end);
     out.extend(rest.into_bytes());
     Ok(out)
 }
@@ -291,29 +200,13 @@ fn status(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
     if let Some(fs) = view.fs() {
         let _ = writeln!(rest, "Umask:\t{:04o}", fs.umask);
     }
-    let _ = write!(
-        rest,
-        "State:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\n",
-        view.group.pid
-    );
-    let _ = write!(
-        rest,
-        "Pid:\t{}\nPPid:\t{}\nTracerPid:\t0\n",
-        view.id,
-        parent(view)
-    );
+    let _ = write!(rest, "State:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\n", view.group.pid);
+    let _ = write!(rest, "Pid:\t{}\nPPid:\t{}\nTracerPid:\t0\n", view.id, parent(view));
     let _ = write!(rest, "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t \n");
     if view.mm().is_some() {
         let ((size, resident), maps) = (usage(view), map_lines(view));
-        let data = sum(&maps, |map| {
-            writable(map) && !map.shared && map.name != "[stack]"
-        });
-        let lines = [
-            ("VmSize", size),
-            ("VmRSS", resident),
-            ("VmData", data),
-            ("VmStk", sum(&maps, |map| map.name == "[stack]")),
-        ];
+        let data = sum(&maps, |map| writable(map) && !map.shared && map.name != "[stack]");
+        let lines = [("VmSize", size), ("VmRSS", resident), ("VmData", data), ("VmStk", sum(&maps, |map| map.name == "[stack]"))];
         for (name, bytes) in lines {
             let _ = writeln!(rest, "{name}:\t{:>8} kB", bytes / 1024);
         }
@@ -331,13 +224,7 @@ fn status(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
         let _ = writeln!(rest, "{name}:\t{:016x}", set.0);
     }
     let all = (1u64 << 41) - 1;
-    for (name, caps) in [
-        ("Inh", 0),
-        ("Prm", all),
-        ("Eff", all),
-        ("Bnd", all),
-        ("Amb", 0),
-    ] {
+    for (name, caps) in [("Inh", 0), ("Prm", all), ("Eff", all), ("Bnd", all), ("Amb", 0)] {
         let _ = writeln!(rest, "Cap{name}:\t{caps:016x}");
     }
     rest.push_str("NoNewPrivs:\t0\nSeccomp:\t0\n");
@@ -387,13 +274,7 @@ fn maps(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
 }
 
 /// Mount points that may be there, and their types.
-const MOUNTS: &[(&str, &str)] = &[
-    ("/", "overlay"),
-    ("/proc", "proc"),
-    ("/dev", "tmpfs"),
-    ("/tmp", "tmpfs"),
-    ("/sys", "tmpfs"),
-];
+const MOUNTS: &[(&str, &str)] = &[("/", "overlay"), ("/proc", "proc"), ("/dev", "tmpfs"), ("/tmp", "tmpfs"), ("/sys", "tmpfs")];
 
 /// Mount point, type and device of each mount that the task sees.
 fn mounted(view: &View) -> Vec<(&'static str, &'static str, u64)> {
@@ -402,9 +283,7 @@ fn mounted(view: &View) -> Vec<(&'static str, &'static str, u64)> {
     };
     let mut found: Vec<(&str, &str, u64)> = Vec::new();
     for (path, kind) in MOUNTS {
-        let dentry = fs
-            .walk(None, path.as_bytes(), false)
-            .and_then(vfs::Lookup::existing);
+        let dentry = fs.walk(None, path.as_bytes(), false).and_then(vfs::Lookup::existing);
         if let Ok(attr) = dentry.and_then(|dentry| dentry.inode().attr())
             // On the root's device it is just a directory.
             && found.first().is_none_or(|root| root.2 != attr.dev)
@@ -428,10 +307,7 @@ fn mountinfo(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
     for (id, (path, kind, dev)) in (21u32..).zip(mounted(view)) {
         let parent = if path == "/" { 1 } else { 21 };
         let (major, minor) = (c::major(dev), c::minor(dev));
-        let _ = writeln!(
-            out,
-            "{id} {parent} {major}:{minor} / {path} rw - {kind} {kind} rw"
-        );
+        let _ = writeln!(out, "{id} {parent} {major}:{minor} / {path} rw - {kind} {kind} rw");
     }
     Ok(out.into_bytes())
 }
@@ -457,17 +333,10 @@ const LIMITS: &[(&str, &str)] = &[
 ];
 
 fn limits(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
-    let mut out = format!(
-        "{:<25} {:<20} {:<20} {:<10}\n",
-        "Limit", "Soft Limit", "Hard Limit", "Units"
-    );
+    let mut out = format!("{:<25} {:<20} {:<20} {:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
     let limits = *view.group.limits.lock();
     let value = |limit: u64| {
-        if limit == u64::MAX {
-            "unlimited".to_owned()
-        } else {
-            limit.to_string()
-        }
+        if limit == u64::MAX { "unlimited".to_owned() } else { limit.to_string() }
     };
     for ((name, unit), limit) in LIMITS.iter().zip(limits) {
         let (cur, max) = (value(limit.cur), value(limit.max));

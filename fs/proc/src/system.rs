@@ -38,27 +38,15 @@ impl Entry {
 }
 
 const fn file(name: &'static str, ino: u64, make: Make) -> Entry {
-    Entry {
-        name,
-        ino,
-        body: Body::File(make),
-    }
+    Entry { name, ino, body: Body::File(make) }
 }
 
 const fn link(name: &'static str, ino: u64, make: Make) -> Entry {
-    Entry {
-        name,
-        ino,
-        body: Body::Link(make),
-    }
+    Entry { name, ino, body: Body::Link(make) }
 }
 
 const fn dir(name: &'static str, ino: u64, entries: &'static [Entry]) -> Entry {
-    Entry {
-        name,
-        ino,
-        body: Body::Dir(entries),
-    }
+    Entry { name, ino, body: Body::Dir(entries) }
 }
 
 /// The root directory.
@@ -66,19 +54,13 @@ pub static ROOT: Entry = dir(
     "",
     1,
     &[
-        file("version", 2, |_| {
-            text(format!(
-                "Linux version {RELEASE} (palisade@palisade) (rustc) {VERSION}\n"
-            ))
-        }),
+        file("version", 2, |_| text(format!("Linux version {RELEASE} (palisade@palisade) (rustc) {VERSION}\n"))),
         file("meminfo", 3, meminfo),
         file("cpuinfo", 4, |_| text(cpuinfo::text(processors()))),
         file("stat", 5, stat),
         file("uptime", 6, uptime),
         file("loadavg", 7, loadavg),
-        file("filesystems", 8, |_| {
-            text("nodev\tproc\nnodev\ttmpfs\nnodev\toverlay\nnodev\tpipefs\n")
-        }),
+        file("filesystems", 8, |_| text("nodev\tproc\nnodev\ttmpfs\nnodev\toverlay\nnodev\tpipefs\n")),
         file("cmdline", 9, |_| text("\n")),
         link("mounts", 10, |_| text("self/mounts")),
         link("self", 11, own),
@@ -87,11 +69,7 @@ pub static ROOT: Entry = dir(
     ],
 );
 
-const SYS: &[Entry] = &[
-    dir("kernel", 21, KERNEL),
-    dir("vm", 22, VM),
-    dir("fs", 23, FS),
-];
+const SYS: &[Entry] = &[dir("kernel", 21, KERNEL), dir("vm", 22, VM), dir("fs", 23, FS)];
 
 const KERNEL: &[Entry] = &[
     file("osrelease", 30, |_| text(format!("{RELEASE}\n"))),
@@ -102,10 +80,7 @@ const KERNEL: &[Entry] = &[
     dir("random", 35, RANDOM),
 ];
 
-const RANDOM: &[Entry] = &[
-    file("boot_id", 36, |proc| Ok(proc.boot_id.clone())),
-    file("uuid", 37, |_| uuid()),
-];
+const RANDOM: &[Entry] = &[file("boot_id", 36, |proc| Ok(proc.boot_id.clone())), file("uuid", 37, |_| uuid())];
 
 const VM: &[Entry] = &[
     // Nothing limits what is promised.
@@ -113,10 +88,7 @@ const VM: &[Entry] = &[
     file("max_map_count", 41, |_| text("65530\n")),
 ];
 
-const FS: &[Entry] = &[
-    file("file-max", 50, |_| text("9223372036854775807\n")),
-    file("pipe-max-size", 51, |_| text("1048576\n")),
-];
+const FS: &[Entry] = &[file("file-max", 50, |_| text("9223372036854775807\n")), file("pipe-max-size", 51, |_| text("1048576\n"))];
 
 fn text(text: impl Into<Vec<u8>>) -> SysResult<Vec<u8>> {
     Ok(text.into())
@@ -125,8 +97,7 @@ fn text(text: impl Into<Vec<u8>>) -> SysResult<Vec<u8>> {
 /// Processors that the sentry may use. The standard library's count would open files, which the jail forbids.
 fn processors() -> usize {
     let set = rustix::thread::sched_getaffinity(None);
-    set.map_or(1, |set| usize::try_from(set.count()).unwrap_or(1))
-        .max(1)
+    set.map_or(1, |set| usize::try_from(set.count()).unwrap_or(1)).max(1)
 }
 
 fn own(proc: &Proc) -> SysResult<Vec<u8>> {
@@ -195,9 +166,7 @@ fn total_cpu(proc: &Proc) -> u64 {
 /// Tasks that neither sleep nor are stopped, and all.
 fn running(kernel: &Kernel) -> (usize, usize) {
     let tasks: Vec<_> = kernel.tasks.lock().values().cloned().collect();
-    let idle = |task: &Task| {
-        task.sleeping.load(Ordering::Relaxed) || task.group.stopped.load(Ordering::Relaxed)
-    };
+    let idle = |task: &Task| task.sleeping.load(Ordering::Relaxed) || task.group.stopped.load(Ordering::Relaxed);
     (tasks.iter().filter(|task| !idle(task)).count(), tasks.len())
 }
 
@@ -215,10 +184,7 @@ fn stat(proc: &Proc) -> SysResult<Vec<u8>> {
     let forks = proc.kernel.forks.load(Ordering::Relaxed);
     let (running, _) = running(&proc.kernel);
     let _ = writeln!(out, "intr 0\nctxt 0\nbtime {boot}\nprocesses {forks}");
-    let _ = writeln!(
-        out,
-        "procs_running {running}\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0"
-    );
+    let _ = writeln!(out, "procs_running {running}\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0");
     text(out)
 }
 
@@ -226,27 +192,12 @@ fn uptime(proc: &Proc) -> SysResult<Vec<u8>> {
     let up = proc.uptime() / TICK;
     let all = up.saturating_mul(processors() as u64);
     let idle = all.saturating_sub(total_cpu(proc) / TICK);
-    text(format!(
-        "{}.{:02} {}.{:02}\n",
-        up / 100,
-        up % 100,
-        idle / 100,
-        idle % 100
-    ))
+    text(format!("{}.{:02} {}.{:02}\n", up / 100, up % 100, idle / 100, idle % 100))
 }
 
 fn loadavg(proc: &Proc) -> SysResult<Vec<u8>> {
     let (running, total) = running(&proc.kernel);
-    let last = proc
-        .kernel
-        .tasks
-        .lock()
-        .keys()
-        .next_back()
-        .copied()
-        .unwrap_or(0);
+    let last = proc.kernel.tasks.lock().keys().next_back().copied().unwrap_or(0);
     // No averages are kept: this is the load now.
-    text(format!(
-        "{running}.00 {running}.00 {running}.00 {running}/{total} {last}\n"
-    ))
+    text(format!("{running}.00 {running}.00 {running}.00 {running}/{total} {last}\n"))
 }

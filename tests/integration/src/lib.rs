@@ -35,8 +35,12 @@ impl From<Output> for Outcome {
 }
 
 /// Environment that is the same inside and outside.
-const ENV: [(&str, &str); 4] =
-    [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root"), ("TERM", "dumb"), ("LC_ALL", "C")];
+const ENV: [(&str, &str); 4] = [
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("HOME", "/root"),
+    ("TERM", "dumb"),
+    ("LC_ALL", "C"),
+];
 
 fn finish(mut command: Command) -> Outcome {
     let what = format!("{command:?}");

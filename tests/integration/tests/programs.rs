@@ -16,22 +16,34 @@ fn shells_and_pipelines() {
 
 #[test]
 fn files_and_directories() {
-    same("cd /tmp && mkdir -p pal.$$/a/b && cd pal.$$ && echo hi > a/f && ln -s f a/l && ln a/f a/h && cat a/l a/h && stat -c '%h %s %F' a/f a/l \
-          && mv a/f a/b/g && ls -R . && rm -r a/b && ls a; cd ..; rm -r pal.$$; echo $?");
-    same("cd /tmp && f=pal.f.$$ && dd if=/dev/zero of=$f bs=1000 count=100 2>/dev/null && truncate -s 5 $f && od -c $f && echo x >> $f && wc -c < $f; rm $f");
+    same(
+        "cd /tmp && mkdir -p pal.$$/a/b && cd pal.$$ && echo hi > a/f && ln -s f a/l && ln a/f a/h && cat a/l a/h && stat -c '%h %s %F' a/f a/l \
+          && mv a/f a/b/g && ls -R . && rm -r a/b && ls a; cd ..; rm -r pal.$$; echo $?",
+    );
+    same(
+        "cd /tmp && f=pal.f.$$ && dd if=/dev/zero of=$f bs=1000 count=100 2>/dev/null && truncate -s 5 $f && od -c $f && echo x >> $f && wc -c < $f; rm $f",
+    );
     same("find /usr/share/perl5 -type f | sort | head -50 | xargs cat | sha256sum");
     same("tar cf - /etc/default /usr/share/base-files 2>/dev/null | tar tf - | sort");
     same("gzip -c /etc/services | gunzip | cmp - /etc/services && echo same");
     same("cat /nonexistent; echo $?");
-    same("head -c 100000 /dev/zero | tr '\\0' x | md5sum; head -c 16 /dev/urandom | wc -c; echo lost > /dev/null; echo full > /dev/full; echo $?");
+    same(
+        "head -c 100000 /dev/zero | tr '\\0' x | md5sum; head -c 16 /dev/urandom | wc -c; echo lost > /dev/null; echo full > /dev/full; echo $?",
+    );
 }
 
 #[test]
 fn interpreters_and_compilers() {
-    same("perl -e 'print join(\",\", map { $_ ** 2 } 1..10), \"\\n\"; my $p = fork; if (!$p) { exit 3 } waitpid $p, 0; print $? >> 8, \"\\n\"'");
+    same(
+        "perl -e 'print join(\",\", map { $_ ** 2 } 1..10), \"\\n\"; my $p = fork; if (!$p) { exit 3 } waitpid $p, 0; print $? >> 8, \"\\n\"'",
+    );
     same("python3 -c 'print(sum(range(10**6)))'");
-    same("python3 -c '\nimport threading\nn=[0]\nl=threading.Lock()\ndef f():\n  for _ in range(1000):\n    with l: n[0]+=1\nt=[threading.Thread(target=f) for _ in range(8)]\n[x.start() for x in t]; [x.join() for x in t]; print(n)'");
-    same("cd /tmp && d=$(mktemp -d) && cd $d && printf '#include <stdio.h>\\nint main(void){puts(\"compiled\");return 5;}' > h.c && gcc -O1 h.c -o h && ./h; echo $?; cd /; rm -r $d");
+    same(
+        "python3 -c '\nimport threading\nn=[0]\nl=threading.Lock()\ndef f():\n  for _ in range(1000):\n    with l: n[0]+=1\nt=[threading.Thread(target=f) for _ in range(8)]\n[x.start() for x in t]; [x.join() for x in t]; print(n)'",
+    );
+    same(
+        "cd /tmp && d=$(mktemp -d) && cd $d && printf '#include <stdio.h>\\nint main(void){puts(\"compiled\");return 5;}' > h.c && gcc -O1 h.c -o h && ./h; echo $?; cd /; rm -r $d",
+    );
 }
 
 #[test]
