@@ -15,7 +15,7 @@ use abi::structs::{Statfs, Timespec};
 use abi::{Errno, SysResult, c};
 use pipe::{Pipe, PipeEnd};
 use sync::Mutex;
-use vfs::{Attr, DirEntry, FileOps, Inode, NewNode, SetAttr, new_dev, new_ino};
+use vfs::{Attr, DirEntry, Endpoint, FileOps, Inode, NewNode, SetAttr, new_dev, new_ino};
 
 use regular::Regular;
 
@@ -48,6 +48,8 @@ pub struct Node {
     fs: Arc<Super>,
     state: Mutex<State>,
     links: AtomicU64,
+    /// Of a socket's file.
+    endpoint: Option<Box<Endpoint>>,
 }
 
 fn now() -> Timespec {
@@ -94,7 +96,8 @@ impl Node {
             ctime: time,
         };
         let state = Mutex::new(State { attr, body, lower: None });
-        Ok(Arc::new(Self { fs: fs.clone(), state, links: AtomicU64::new(1) }))
+        let endpoint = (attr.kind() == c::S_IFSOCK).then(Box::default);
+        Ok(Arc::new(Self { fs: fs.clone(), state, links: AtomicU64::new(1), endpoint }))
     }
 
     /// A node that shows `lower`.
@@ -109,7 +112,7 @@ impl Node {
             _ => Body::Device,
         };
         let state = Mutex::new(State { attr, body, lower: Some(lower) });
-        Ok(Arc::new(Self { fs: fs.clone(), state, links: AtomicU64::new(1) }))
+        Ok(Arc::new(Self { fs: fs.clone(), state, links: AtomicU64::new(1), endpoint: None }))
     }
 
     fn child(&self, name: &[u8]) -> SysResult<Arc<Self>> {
@@ -303,6 +306,10 @@ impl Inode for Node {
             }
         }
         Ok(())
+    }
+
+    fn endpoint(&self) -> Option<&Endpoint> {
+        self.endpoint.as_deref()
     }
 
     fn statfs(&self) -> SysResult<Statfs> {

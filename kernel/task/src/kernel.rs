@@ -1,8 +1,9 @@
 //! The kernel: what all tasks share.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use abi::{Errno, SysResult};
 use platform::{Platform, UserRegs};
@@ -46,6 +47,8 @@ pub struct Kernel {
     pub groups: Mutex<BTreeMap<i32, Arc<Group>>>,
     next_pid: AtomicI32,
     pub futexes: FutexTable,
+    /// Abstract names of sockets (unix(7)).
+    pub endpoints: Mutex<BTreeMap<Vec<u8>, Weak<dyn Any + Send + Sync>>>,
     pub boot_log: Vec<String>,
     /// Monotonic time at which the sandbox started.
     pub started: u64,
@@ -70,6 +73,7 @@ impl Kernel {
             groups: Mutex::default(),
             next_pid: AtomicI32::new(1),
             futexes: FutexTable::default(),
+            endpoints: Mutex::default(),
             boot_log: bootlog::draw(RELEASE),
             started: monotonic_ns(),
             hostname: Mutex::new(b"palisade".to_vec()),

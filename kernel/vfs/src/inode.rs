@@ -1,11 +1,12 @@
 //! What filesystems implement.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::structs::{Stat, Statfs, Timespec};
 use abi::{Errno, SysResult, c};
+use sync::Mutex;
 
 use crate::file::FileOps;
 
@@ -82,6 +83,9 @@ pub struct DirEntry {
     /// `S_IFMT` bits.
     pub kind: u32,
 }
+
+/// Who answers behind a socket's file.
+pub type Endpoint = Mutex<Option<Weak<dyn Any + Send + Sync>>>;
 
 /// A node to be made.
 #[derive(Clone, Debug)]
@@ -174,6 +178,11 @@ pub trait Inode: Send + Sync + Any {
     /// `EIO`
     fn statfs(&self) -> SysResult<Statfs> {
         Ok(Statfs { kind: 0x0102_1994, bsize: 4096, frsize: 4096, namelen: 255, ..Statfs::default() })
+    }
+
+    /// Where a bound socket leaves itself (unix(7)), if this is a socket's file.
+    fn endpoint(&self) -> Option<&Endpoint> {
+        None
     }
 
     /// Whether names must be looked up anew each time (/proc).

@@ -12,4 +12,4 @@ mod inode;
 pub use dentry::{Dentry, FsContext, Lookup};
 pub use fdtable::FdTable;
 pub use file::{File, FileOps, IoctlArg};
-pub use inode::{Attr, DirEntry, Inode, NewNode, SetAttr, new_dev, new_ino};
+pub use inode::{Attr, DirEntry, Endpoint, Inode, NewNode, SetAttr, new_dev, new_ino};

@@ -255,6 +255,11 @@ impl<'a> IoBuf<'a> {
         self.at
     }
 
+    /// Goes back to a position that [`IoBuf::done`] has given: what came after is to be done again.
+    pub fn rewind(&mut self, done: usize) {
+        self.at = self.at.min(done);
+    }
+
     /// Takes all that is left as done.
     pub fn skip_rest(&mut self) -> usize {
         let rest = self.remaining();

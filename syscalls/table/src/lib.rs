@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod epoll;
 mod fd;
 mod futex;
 mod ident;
@@ -14,6 +15,7 @@ mod path;
 mod poll;
 mod process;
 mod signal;
+mod socket;
 mod stat;
 mod time;
 mod xattr;
@@ -52,6 +54,7 @@ const fn partial(nr: u64, handler: Handler, note: &'static str) -> Entry {
 
 /// The table, by area.
 const AREAS: &[&[Entry]] = &[
+    epoll::ENTRIES,
     fd::ENTRIES,
     futex::ENTRIES,
     ident::ENTRIES,
@@ -61,6 +64,7 @@ const AREAS: &[&[Entry]] = &[
     poll::ENTRIES,
     process::ENTRIES,
     signal::ENTRIES,
+    socket::ENTRIES,
     stat::ENTRIES,
     time::ENTRIES,
     xattr::ENTRIES,
