@@ -184,7 +184,8 @@ impl Epoll {
             (c::EPOLL_CTL_ADD, Some(_)) => Err(Errno::EEXIST),
             (c::EPOLL_CTL_ADD, None) => {
                 if event.events & EXCLUSIVE != 0 {
-                    let allowed = (PollEvents::IN | PollEvents::OUT | PollEvents::ERR | PollEvents::HUP).bits() | FLAGS & !ONESHOT;
+                    let allowed =
+                        (PollEvents::IN | PollEvents::OUT | PollEvents::ERR | PollEvents::HUP).bits() | FLAGS & !ONESHOT;
                     if nested.is_some() || event.events & !allowed != 0 {
                         return Err(Errno::EINVAL);
                     }

@@ -57,6 +57,7 @@ impl FileOps for EventFd {
         }
         let add = u64::from_le_bytes(bytes);
         if add == u64::MAX {
+            buf.rewind(start);
             return Err(Errno::EINVAL);
         }
         let mut count = self.count.lock();

@@ -38,7 +38,7 @@ impl FileOps for MemoryDevice {
         if self.0 == 7 { Err(Errno::ENOSPC) } else { Ok(buf.skip_rest()) }
     }
 
-    fn is_stream(&self) -> bool {
+    fn pinned(&self) -> bool {
         true
     }
 

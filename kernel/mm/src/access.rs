@@ -83,7 +83,7 @@ impl UserMemory for MemoryManager {
         let (range, vma) = self.find_or_grow(&mut state, page_down(addr)).ok_or(Errno::EFAULT)?;
         match &vma.file {
             Some((file, offset)) if vma.shared => Ok(FutexKey::Shared(file.file.id(), offset + (addr - range.start))),
-            _ => Ok(FutexKey::Private(self.id, addr)),
+            _ => Ok(FutexKey::Unshared(self.id, addr)),
         }
     }
 }

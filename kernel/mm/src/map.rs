@@ -8,6 +8,9 @@ use usermem::{HostFile, PAGE_SIZE};
 
 use crate::{MAX_MAPS, MappedFile, MemoryManager, State, Vma, pages_of};
 
+/// End of user addresses on Linux (`TASK_SIZE`).
+const TASK_SIZE: u64 = 0x7fff_ffff_f000;
+
 /// Anonymous mappings up to this size are mapped at once: the operation rides on the call's own answer.
 const EAGER: u64 = 2 << 20;
 
@@ -128,7 +131,13 @@ impl MemoryManager {
         if !addr.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::EINVAL);
         }
-        let range = self.user(addr, len).ok_or(Errno::EINVAL)?;
+        let end = addr.checked_add(len).filter(|end| *end <= TASK_SIZE).ok_or(Errno::EINVAL)?;
+        // Where guests can't map there is nothing to unmap.
+        let user = self.aspace.user_range();
+        let range = addr.max(user.start)..end.min(user.end);
+        if range.is_empty() {
+            return Ok(());
+        }
         let mut state = self.state.lock();
         self.reap(&mut state);
         if !state.vmas.is_free(&range) {

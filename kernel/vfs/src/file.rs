@@ -42,6 +42,11 @@ pub trait FileOps: Send + Sync + Any {
         false
     }
 
+    /// Whether the position is always 0, whatever lseek(2) is told (null(4)).
+    fn pinned(&self) -> bool {
+        false
+    }
+
     /// What is ready now.
     fn poll(&self) -> PollEvents {
         PollEvents::READABLE | PollEvents::WRITABLE
@@ -185,6 +190,9 @@ impl File {
     pub fn seek(&self, offset: i64, whence: i32) -> SysResult<u64> {
         if self.ops.is_stream() {
             return Err(Errno::ESPIPE);
+        }
+        if self.ops.pinned() {
+            return Ok(0);
         }
         let mut cursor = self.cursor.lock();
         let size = || Ok::<_, Errno>(self.attr()?.size);

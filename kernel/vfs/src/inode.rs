@@ -1,8 +1,8 @@
 //! What filesystems implement.
 
 use std::any::Any;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use abi::structs::{Stat, Statfs, Timespec};
 use abi::{Errno, SysResult, c};

@@ -31,6 +31,8 @@ pub fn page_up(addr: u64) -> Option<u64> {
 pub enum FutexKey {
     /// Address space and address.
     Private(u64, u64),
+    /// Address space and address, by a call that allowed sharing: not the same futex as [`FutexKey::Private`]'s.
+    Unshared(u64, u64),
     /// Host file and offset.
     Shared(u64, u64),
 }

@@ -206,10 +206,10 @@ impl Inbox {
     pub fn pop(&mut self, buf: &mut IoBuf<'_>, stream: bool, peek: bool) -> SysResult<Received> {
         let mut received = Received::default();
         let mut looked = 0;
-        loop {
-            let Some(message) = self.messages.get_mut(looked) else { break };
+        while let Some(message) = self.messages.get_mut(looked) {
             let first = received.count == 0 && looked == 0 && received.full == 0;
-            if !first && (!message.rights.is_empty() || !received.files.is_empty() || message.credentials != received.credentials) {
+            if !first && (!message.rights.is_empty() || !received.files.is_empty() || message.credentials != received.credentials)
+            {
                 break;
             }
             let rest = message.data.get(message.at..).unwrap_or_default();

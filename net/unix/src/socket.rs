@@ -74,7 +74,10 @@ pub struct Shutdown {
 enum Role {
     /// New, or bound.
     Fresh,
-    Listening { backlog: usize, pending: VecDeque<Arc<Socket>> },
+    Listening {
+        backlog: usize,
+        pending: VecDeque<Arc<Socket>>,
+    },
     Connected,
     /// The peer is gone, or reset the connection.
     Orphaned,
@@ -389,15 +392,9 @@ impl Socket {
         Ok(())
     }
 
-    /// shutdown(2).
-    ///
-    /// # Errors
-    /// `ENOTCONN`
-    pub fn shutdown(&self, how: Shutdown) -> SysResult<()> {
+    /// shutdown(2), connected or not.
+    pub fn shutdown(&self, how: Shutdown) {
         let mut state = self.state.lock();
-        if matches!(state.role, Role::Fresh | Role::Orphaned) && self.kind != Kind::Datagram {
-            return Err(Errno::ENOTCONN);
-        }
         state.shut.read |= how.read;
         state.shut.write |= how.write;
         let peer = if self.kind == Kind::Datagram { None } else { state.peer.as_ref().and_then(Weak::upgrade) };
@@ -410,7 +407,6 @@ impl Socket {
             peer.queue.wake(ALL | PollEvents::HUP);
         }
         self.queue.wake(ALL | PollEvents::HUP);
-        Ok(())
     }
 
     /// Who receives what is sent to `to`, or to the peer.
@@ -559,7 +555,9 @@ impl FileOps for Socket {
                     }
                     return events;
                 }
-                Role::Fresh if self.kind != Kind::Datagram => return events | PollEvents::OUT | PollEvents::WRNORM | PollEvents::HUP,
+                Role::Fresh if self.kind != Kind::Datagram => {
+                    return events | PollEvents::OUT | PollEvents::WRNORM | PollEvents::HUP;
+                }
                 _ => {}
             }
             let orphaned = matches!(state.role, Role::Orphaned);

@@ -34,6 +34,10 @@ pub fn start(current: &Current, dirfd: u64, path: &[u8]) -> SysResult<Option<Arc
     if int(dirfd) == c::AT_FDCWD || path.first() == Some(&b'/') {
         return Ok(None);
     }
+    // getname(9) refuses the empty path before the descriptor is looked at; who allows it (AT_EMPTY_PATH) doesn't come here.
+    if path.is_empty() {
+        return Err(Errno::ENOENT);
+    }
     let dentry = file(current, dirfd)?.dentry.clone().ok_or(Errno::ENOTDIR)?;
     if dentry.inode().attr()?.is_dir() { Ok(Some(dentry)) } else { Err(Errno::ENOTDIR) }
 }

@@ -19,7 +19,7 @@ pub const ENTRIES: &[Entry] = &[
     partial(nr::GETEUID, |_, _| Ok(0), "everything runs as root"),
     partial(nr::GETGID, |_, _| Ok(0), "everything runs as root"),
     partial(nr::GETEGID, |_, _| Ok(0), "everything runs as root"),
-    partial(nr::GETGROUPS, |_, _| Ok(0), "no supplementary groups"),
+    partial(nr::GETGROUPS, |_, a| if int(a[0]) < 0 { Err(Errno::EINVAL) } else { Ok(0) }, "no supplementary groups"),
     partial(nr::GETRESUID, getres, "everything runs as root"),
     partial(nr::GETRESGID, getres, "everything runs as root"),
     full(nr::UNAME, uname),

@@ -15,10 +15,20 @@ pub const ENTRIES: &[Entry] = &[
     partial(nr::MREMAP, |t, a| t.mm.mremap(a[0], a[1], a[2], int(a[3]), a[4]), "no MREMAP_DONTUNMAP"),
     full(nr::BRK, |t, a| Ok(t.mm.brk(a[0]))),
     partial(nr::MADVISE, |t, a| t.mm.madvise(a[0], a[1], int(a[2])).map(|()| 0), "MADV_DONTNEED and hints"),
-    full(nr::MSYNC, |t, a| t.mm.check_mapped(a[0], a[1]).map(|()| 0)),
+    full(nr::MSYNC, msync),
     full(nr::MLOCK, |t, a| t.mm.check_mapped(a[0], a[1]).map(|()| 0)),
     full(nr::MUNLOCK, |t, a| t.mm.check_mapped(a[0], a[1]).map(|()| 0)),
 ];
+
+/// What is mapped here is what the file holds: there is nothing to write back.
+fn msync(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let flags = int(a[2]);
+    let known = c::MS_ASYNC | c::MS_INVALIDATE | c::MS_SYNC;
+    if flags & !known != 0 || !a[0].is_multiple_of(4096) || flags & c::MS_ASYNC != 0 && flags & c::MS_SYNC != 0 {
+        return Err(Errno::EINVAL);
+    }
+    t.mm.check_mapped(a[0], a[1]).map(|()| 0)
+}
 
 fn prot(bits: u64) -> SysResult<Prot> {
     u32::try_from(bits).ok().and_then(Prot::from_bits).ok_or(Errno::EINVAL)

@@ -238,6 +238,9 @@ fn prctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
 
 fn sched_getaffinity(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(64);
+    if int(a[0]) != 0 && t.task.kernel.task(int(a[0])).is_none() {
+        return Err(Errno::ESRCH);
+    }
     if a[1] < 8 || !a[1].is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }

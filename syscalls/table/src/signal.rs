@@ -137,8 +137,16 @@ fn sigreturn(t: &mut Current, _: [u64; 6]) -> SysResult<u64> {
 }
 
 fn sigaltstack(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let old = t.task.lock().altstack;
+    let mut old = t.task.lock().altstack;
+    if !t.ctx.full(&mut t.regs) {
+        return Err(Errno::ESRCH);
+    }
+    let on_it = old.flags & c::SS_DISABLE == 0 && t.regs.rsp.wrapping_sub(old.sp) <= old.size;
+    old.flags |= if on_it { c::SS_ONSTACK } else { 0 };
     if a[0] != 0 {
+        if on_it {
+            return Err(Errno::EPERM);
+        }
         let mut new: SigStack = t.mm.read_obj(a[0])?;
         match new.flags & !c::SS_ONSTACK {
             c::SS_DISABLE => new = SigStack { flags: c::SS_DISABLE, ..SigStack::default() },

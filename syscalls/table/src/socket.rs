@@ -43,8 +43,14 @@ pub const ENTRIES: &[Entry] = &[
 /// Descriptors of one message at most (`SCM_MAX_FD`).
 const MAX_RIGHTS: usize = 253;
 /// `MSG_CMSG_CLOEXEC`, `MSG_DONTWAIT` and the like that are understood.
-const FLAGS: i32 =
-    c::MSG_DONTWAIT | c::MSG_NOSIGNAL | c::MSG_PEEK | c::MSG_TRUNC | c::MSG_WAITALL | c::MSG_CMSG_CLOEXEC | c::MSG_EOR | c::MSG_MORE;
+const FLAGS: i32 = c::MSG_DONTWAIT
+    | c::MSG_NOSIGNAL
+    | c::MSG_PEEK
+    | c::MSG_TRUNC
+    | c::MSG_WAITALL
+    | c::MSG_CMSG_CLOEXEC
+    | c::MSG_EOR
+    | c::MSG_MORE;
 
 fn with(file: &File) -> SysResult<&Socket> {
     file.ops.as_any().downcast_ref().ok_or(Errno::ENOTSOCK)
@@ -170,13 +176,13 @@ fn bind(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         }
         Address::Abstract(name) => socket.bind_abstract(&t.task.kernel.endpoints, &name).map(|()| 0),
         Address::Path(path) => {
-            if socket.address() != Address::Unnamed {
-                return Err(Errno::EINVAL);
-            }
             let fs = t.fs_context();
             let found = fs.walk(None, &path, false)?;
             if found.found.is_some() {
                 return Err(Errno::EADDRINUSE);
+            }
+            if socket.address() != Address::Unnamed {
+                return Err(Errno::EINVAL);
             }
             let node = NewNode { mode: c::S_IFSOCK | 0o777 & !fs.umask, uid: 0, gid: 0, rdev: 0, target: Vec::new() };
             let dentry = found.dir.create(&found.name, &node)?;
@@ -242,7 +248,8 @@ fn shutdown(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         c::SHUT_RDWR => Shutdown { read: true, write: true },
         _ => return Err(Errno::EINVAL),
     };
-    with(&*file(t, a[0])?)?.shutdown(how).map(|()| 0)
+    with(&*file(t, a[0])?)?.shutdown(how);
+    Ok(0)
 }
 
 fn setsockopt(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
@@ -259,8 +266,15 @@ fn setsockopt(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         c::SO_SNDBUF | c::SO_SNDBUFFORCE => socket.set_send_buffer(usize::try_from(value).unwrap_or(0)),
         c::SO_PASSCRED => socket.set_pass_credentials(value != 0),
         // Nothing that AF_UNIX sockets do depends on these; the receiver's buffer doesn't bound what it is sent (unix(7)).
-        c::SO_RCVBUF | c::SO_RCVBUFFORCE | c::SO_REUSEADDR | c::SO_KEEPALIVE | c::SO_DONTROUTE | c::SO_BROADCAST | c::SO_OOBINLINE
-        | c::SO_LINGER | c::SO_PRIORITY => {}
+        c::SO_RCVBUF
+        | c::SO_RCVBUFFORCE
+        | c::SO_REUSEADDR
+        | c::SO_KEEPALIVE
+        | c::SO_DONTROUTE
+        | c::SO_BROADCAST
+        | c::SO_OOBINLINE
+        | c::SO_LINGER
+        | c::SO_PRIORITY => {}
         c::SO_RCVTIMEO | c::SO_SNDTIMEO => {
             if int(a[4]) < 16 {
                 return Err(Errno::EINVAL);
@@ -294,7 +308,13 @@ fn getsockopt(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         c::SO_RCVBUF => word(212_992),
         c::SO_ACCEPTCONN => word(socket.is_listening().into()),
         c::SO_PASSCRED => word(socket.pass_credentials().into()),
-        c::SO_PROTOCOL | c::SO_REUSEADDR | c::SO_KEEPALIVE | c::SO_BROADCAST | c::SO_OOBINLINE | c::SO_DONTROUTE | c::SO_PRIORITY => word(0),
+        c::SO_PROTOCOL
+        | c::SO_REUSEADDR
+        | c::SO_KEEPALIVE
+        | c::SO_BROADCAST
+        | c::SO_OOBINLINE
+        | c::SO_DONTROUTE
+        | c::SO_PRIORITY => word(0),
         c::SO_LINGER => vec![0; 8],
         c::SO_RCVTIMEO | c::SO_SNDTIMEO => {
             let us = socket.timeout(int(a[2]) == c::SO_RCVTIMEO) / 1000;

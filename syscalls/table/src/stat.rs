@@ -47,6 +47,10 @@ fn attr_at(t: &Current, dirfd: u64, addr: u64, flags: i32) -> SysResult<Attr> {
 }
 
 fn statx(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    // STATX__RESERVED
+    if a[3] & 0x8000_0000 != 0 {
+        return Err(Errno::EINVAL);
+    }
     let attr = attr_at(t, a[0], a[1], int(a[2]) & !c::AT_STATX_SYNC_TYPE)?;
     let time = |time: Timespec| StatxTimestamp { sec: time.sec, nsec: u32::try_from(time.nsec).unwrap_or(0), pad: 0 };
     let (dev_major, dev_minor) = (c::major(attr.dev), c::minor(attr.dev));

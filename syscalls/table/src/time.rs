@@ -79,7 +79,7 @@ fn sleep(t: &mut Current, clock: i32, absolute: bool, request: u64, remain: u64)
     let ts: Timespec = t.mm.read_obj(request)?;
     let ns = ts.to_ns().ok_or(Errno::EINVAL)?;
     if !matches!(clock, c::CLOCK_REALTIME | c::CLOCK_MONOTONIC | c::CLOCK_BOOTTIME | c::CLOCK_TAI) {
-        return Err(Errno::EINVAL);
+        return Err(if read_clock(t, clock).is_ok() { Errno::EOPNOTSUPP } else { Errno::EINVAL });
     }
     let deadline = match (absolute, clock) {
         (false, _) => after(ns),

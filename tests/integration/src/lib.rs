@@ -4,17 +4,22 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-/// The built command line: `$PALISADE`, else the release build of this workspace.
+/// A program of this workspace's release build.
+#[must_use]
+pub fn built(name: &str) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target"), PathBuf::from);
+    target
+        .join("release")
+        .join(name)
+        .canonicalize()
+        .unwrap_or_else(|error| panic!("{name}: {error} (build it first: cargo xtask test)"))
+}
+
+/// The built command line.
 #[must_use]
 pub fn palisade() -> PathBuf {
-    std::env::var_os("PALISADE").map_or_else(
-        || {
-            let target = std::env::var_os("CARGO_TARGET_DIR")
-                .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target"), PathBuf::from);
-            target.join("release/palisade")
-        },
-        PathBuf::from,
-    )
+    built("palisade")
 }
 
 /// What a command did: exit status (128+n for a signal), standard output, standard error.

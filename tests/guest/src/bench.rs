@@ -1,0 +1,213 @@
+//! Times single operations: `guest-bench [ROW…]` prints `ROW NANOSECONDS` per operation, median of several batches.
+#![allow(clippy::undocumented_unsafe_blocks, dead_code, reason = "this is guest code; it shares helpers with the cases")]
+
+#[macro_use]
+mod sys;
+
+use std::arch::asm;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+use libc::*;
+use sys::*;
+
+/// What a batch should take: long enough for the clock, short enough for many.
+const BATCH_NS: u64 = 8_000_000;
+const BATCHES: usize = 7;
+
+/// A row: name and one operation, repeated so many times.
+type Row = (&'static str, fn(u64));
+
+const ROWS: &[Row] = &[
+    ("getppid-patched", |n| (0..n).for_each(|_| getppid_patched())),
+    ("getppid-unpatched", |n| (0..n).for_each(|_| getppid_unpatched())),
+    ("getppid-cold", getppid_cold),
+    ("clock_gettime", |n| {
+        for _ in 0..n {
+            std::hint::black_box(now());
+        }
+    }),
+    ("futex-pingpong", futex_pingpong),
+    ("pipe-pingpong-threads", |n| pingpong(n, &[new_pipe(), new_pipe()], false)),
+    ("pipe-pingpong-processes", |n| pingpong(n, &[new_pipe(), new_pipe()], true)),
+    ("unix-pingpong", |n| {
+        let pair = || {
+            let mut fds = [0i32; 2];
+            ok!(SYS_socketpair, AF_UNIX, SOCK_STREAM, 0, &mut fds);
+            fds
+        };
+        pingpong(n, &[pair(), pair()], true);
+    }),
+    ("page-fault", page_fault),
+    ("mmap-touch-munmap", |n| {
+        for _ in 0..n {
+            let page = memory(4096);
+            unsafe { page.write_volatile(1) };
+            ok!(SYS_munmap, page, 4096);
+        }
+    }),
+    ("mprotect", |n| {
+        let page = memory(4096);
+        unsafe { page.write_volatile(1) };
+        for _ in 0..n / 2 {
+            ok!(SYS_mprotect, page, 4096, PROT_READ);
+            ok!(SYS_mprotect, page, 4096, PROT_READ | PROT_WRITE);
+        }
+        ok!(SYS_munmap, page, 4096);
+    }),
+    ("fork-exit", |n| (0..n).for_each(|_| assert_eq!(in_child(|| 0), 0))),
+    ("fork-exec", |n| {
+        for _ in 0..n {
+            assert!(std::process::Command::new("/bin/true").status().unwrap().success());
+        }
+    }),
+    ("open-close", |n| {
+        for _ in 0..n {
+            let fd = ok!(SYS_openat, AT_FDCWD, c"/etc/bench", O_RDONLY);
+            ok!(SYS_close, fd);
+        }
+    }),
+    ("stat", |n| {
+        let mut stat: stat = unsafe { std::mem::zeroed() };
+        for _ in 0..n {
+            ok!(SYS_stat, c"/etc/bench", &mut stat);
+        }
+    }),
+    ("pread-4k", |n| {
+        let fd = ok!(SYS_openat, AT_FDCWD, c"/etc/bench", O_RDONLY) as i32;
+        let mut bytes = vec![0u8; 4096];
+        for _ in 0..n {
+            ok!(SYS_pread64, fd, bytes.as_mut_ptr(), 4096, 0);
+        }
+        ok!(SYS_close, fd);
+    }),
+    ("pwrite-4k", |n| {
+        let fd = ok!(SYS_openat, AT_FDCWD, c"/tmp/bench", O_RDWR | O_CREAT, 0o600) as i32;
+        let bytes = vec![0u8; 4096];
+        for _ in 0..n {
+            ok!(SYS_pwrite64, fd, bytes.as_ptr(), 4096, 0);
+        }
+        ok!(SYS_close, fd);
+    }),
+    ("nanosleep-50us", |n| {
+        for _ in 0..n {
+            ok!(SYS_nanosleep, &mut ns(50_000), 0);
+        }
+    }),
+];
+
+/// A call as the C library makes it: number, then `syscall`.
+#[inline(never)]
+fn getppid_patched() {
+    unsafe { asm!("mov eax, 110", "syscall", out("rax") _, out("rcx") _, out("r11") _) };
+}
+
+/// A call whose number comes from elsewhere.
+#[inline(never)]
+fn getppid_unpatched() {
+    unsafe { asm!("syscall", inout("rax") 110u64 => _, out("rcx") _, out("r11") _) };
+}
+
+/// A call every millisecond: what a call costs when everything has cooled down.
+fn getppid_cold(n: u64) {
+    // The work is taken off: only the calls are counted. See `measure`.
+    let mut spent = 0;
+    for _ in 0..n {
+        let start = now();
+        while now() - start < 1_000_000 {
+            std::hint::spin_loop();
+        }
+        let before = now();
+        getppid_patched();
+        spent += now() - before;
+    }
+    OVERRIDE.store((spent / n.max(1)) as u32, SeqCst);
+}
+
+/// Nanoseconds per operation that a row has measured itself.
+static OVERRIDE: AtomicU32 = AtomicU32::new(0);
+
+fn futex_pingpong(n: u64) {
+    static WORD: AtomicU32 = AtomicU32::new(0);
+    fn turn(own: u32, n: u64) {
+        for _ in 0..n {
+            while WORD.load(SeqCst) != own {
+                let _ = sys!(SYS_futex, WORD.as_ptr(), FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 1 - own, 0);
+            }
+            WORD.store(1 - own, SeqCst);
+            ok!(SYS_futex, WORD.as_ptr(), FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
+        }
+    }
+    WORD.store(0, SeqCst);
+    let other = std::thread::spawn(move || turn(1, n));
+    turn(0, n);
+    other.join().unwrap();
+}
+
+/// One byte there and back through two channels.
+fn pingpong(n: u64, channels: &[[i32; 2]; 2], processes: bool) {
+    let [[there_r, there_w], [back_r, back_w]] = *channels;
+    let answer = move || {
+        for _ in 0..n {
+            if get(there_r, 1).is_empty() {
+                break;
+            }
+            put(back_w, b"x");
+        }
+        0
+    };
+    let ask = || {
+        for _ in 0..n {
+            put(there_w, b"x");
+            get(back_r, 1);
+        }
+    };
+    if processes {
+        let pid = spawn(answer);
+        ask();
+        assert_eq!(reap(pid), 0);
+    } else {
+        let thread = std::thread::spawn(answer);
+        ask();
+        thread.join().unwrap();
+    }
+    for fd in channels.iter().flatten() {
+        ok!(SYS_close, *fd);
+    }
+}
+
+fn page_fault(n: u64) {
+    let len = n as usize * 4096;
+    let pages = memory(len);
+    for i in 0..n as usize {
+        unsafe { pages.add(i * 4096).write_volatile(1) };
+    }
+    ok!(SYS_munmap, pages, len);
+}
+
+/// Nanoseconds per operation.
+fn measure(run: fn(u64)) -> f64 {
+    let timed = |n: u64| {
+        OVERRIDE.store(0, SeqCst);
+        let start = now();
+        run(n);
+        let spent = now() - start;
+        match OVERRIDE.load(SeqCst) {
+            0 => (spent, spent as f64 / n as f64),
+            own => (spent, f64::from(own)),
+        }
+    };
+    let mut n = 2;
+    while n < 1 << 20 && timed(n).0 < BATCH_NS {
+        n *= 2;
+    }
+    let mut all: Vec<f64> = (0..BATCHES).map(|_| timed(n).1).collect();
+    all.sort_by(f64::total_cmp);
+    all[BATCHES / 2]
+}
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    for (name, run) in ROWS.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|row| row == name)) {
+        println!("{name} {:.1}", measure(*run));
+    }
+}
