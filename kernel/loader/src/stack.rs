@@ -69,8 +69,8 @@ pub fn build(
     let features = std::arch::x86_64::__cpuid(1);
     let mut auxv = vec![
         (c::AT_HWCAP, u64::from(features.edx)),
-        // User mode may use the FSGSBASE instructions.
-        (c::AT_HWCAP2, 2),
+        // Not HWCAP2_FSGSBASE: the GS base belongs to the platform, which finds its thread by it.
+        (c::AT_HWCAP2, 0),
         (c::AT_PAGESZ, PAGE_SIZE),
         (c::AT_CLKTCK, 100),
         (c::AT_PHDR, loaded.phdr),

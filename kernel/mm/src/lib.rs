@@ -8,6 +8,7 @@ mod access;
 mod arena;
 mod fault;
 mod map;
+mod patch;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub use fault::FaultSignal;
 pub use map::{MapRequest, MmapFlags};
 
 use crate::arena::Arena;
+use crate::patch::Patches;
 
 /// Mappings of one address space at most (vm.max_map_count).
 const MAX_MAPS: usize = 65530;
@@ -92,6 +94,7 @@ struct State {
     brk: Range<u64>,
     /// Frames to give back when the operation with this number has been applied: the guest maps them until then.
     dying: Vec<(u64, u64, u64)>,
+    patches: Patches,
 }
 
 /// Where things are for /proc.

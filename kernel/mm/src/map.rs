@@ -265,6 +265,7 @@ impl MemoryManager {
             self.place(&state, 0, new_len, MmapFlags::empty())?
         };
         let keep = old_len.min(new_len);
+        self.unpatch(&mut state, old_range.clone());
         let pages = state.pages.remove(old..old + keep);
         self.clear(&mut state, old_range);
         state.vmas.insert(to.clone(), moved.clone());

@@ -41,6 +41,7 @@ impl Current {
             shared.bell = Some(ctx.interrupter());
             (shared.mm.clone().ok_or(Errno::ESRCH)?, shared.fds.clone(), shared.fs.clone())
         };
+        task.tell_identity();
         let name = format!("task-{}", task.tid);
         let mut current = Self { task, ctx, regs, mm, fds, fs, syscall: None, lone_exit: false };
         let spawned = std::thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(move || {
@@ -59,7 +60,12 @@ impl Current {
                 return status;
             }
             match self.ctx.switch(&mut self.regs) {
-                Exit::Syscall { nr, args } => {
+                Exit::Syscall { nr, args, hot } => {
+                    if hot && !self.task.kernel.trace.load(Ordering::Relaxed) {
+                        // Sites that can't be rewritten stay as they are.
+                        let alone = self.task.group.tasks.lock().len() == 1;
+                        let _ = self.mm.patch_site(self.regs.rip, nr, alone);
+                    }
                     self.syscall = Some(nr);
                     let dispatch = self.task.kernel.dispatch;
                     let result = dispatch(self, nr, args);

@@ -151,6 +151,8 @@ impl crate::kernel::Kernel {
         if let Some(init) = self.group(1) {
             for orphan in orphans {
                 *orphan.parent.lock() = Arc::downgrade(&init);
+                let tasks = orphan.tasks.lock().clone();
+                tasks.iter().for_each(|task| task.tell_identity());
                 let zombie = orphan.is_zombie();
                 init.children.lock().push(orphan.clone());
                 if zombie {

@@ -148,6 +148,7 @@ impl Current {
             shared.clear_child_tid = 0;
             shared.robust_list = (0, 0);
         }
+        self.task.tell_identity();
         drop(old);
         self.task.release();
         self.syscall = None;

@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Weak};
 
-use abi::c;
 use abi::poll::PollEvents;
 use abi::signal::{SIG_DFL, SIG_IGN, SigAction, SigInfo, SigSet, SigStack};
 use abi::structs::Rlimit;
+use abi::{c, nr};
 use mm::MemoryManager;
 use platform::Interrupter;
 use sync::{Mutex, MutexGuard, Parker, WaitQueue, monotonic_ns};
@@ -134,6 +134,29 @@ impl Task {
         self.shared.lock()
     }
 
+    /// Lets the platform answer who this is. Call when the bell is in place: who changes the parent later tells it too.
+    pub(crate) fn tell_identity(&self) {
+        let Some(bell) = self.lock().bell.clone() else { return };
+        if self.kernel.trace.load(Ordering::Relaxed) {
+            return;
+        }
+        let number = |pid: i32| Some(u64::from(pid.cast_unsigned()));
+        bell.set_answer(nr::GETPID, number(self.group.pid));
+        bell.set_answer(nr::GETTID, number(self.tid));
+        // Everything runs as root.
+        for call in [nr::GETUID, nr::GETEUID, nr::GETGID, nr::GETEGID] {
+            bell.set_answer(call, Some(0));
+        }
+        loop {
+            let parent = self.group.parent_pid();
+            bell.set_answer(nr::GETPPID, number(parent));
+            // Adopted meanwhile: the new answer may have been overwritten by the old one.
+            if self.group.parent_pid() == parent {
+                break;
+            }
+        }
+    }
+
     /// Makes it look at what is pending.
     pub fn kick(&self) {
         self.attention.store(true, Ordering::SeqCst);
@@ -207,6 +230,11 @@ pub struct Group {
 }
 
 impl Group {
+    /// Number of the parent; 0 when there is none in this sandbox.
+    pub fn parent_pid(&self) -> i32 {
+        self.parent.lock().upgrade().map_or(0, |parent| parent.pid)
+    }
+
     pub(crate) fn new(pid: i32, parent: Option<&Arc<Self>>, exit_signal: i32) -> Arc<Self> {
         let unlimited = Rlimit { cur: u64::MAX, max: u64::MAX };
         let mut limits = [unlimited; 16];

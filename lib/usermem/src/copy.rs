@@ -26,6 +26,26 @@ unsafe extern "C" fn copy_recoverable(dst: *mut u8, src: *const u8, len: usize) 
 const MOVSB: u64 = 3;
 const MOVSB_LEN: u64 = 2;
 
+/// `lock cmpxchg16b` at `at`, which is aligned and present; returns what was there.
+fn compare_exchange_16(at: *mut u8, old: [u8; 16], new: [u8; 16]) -> [u8; 16] {
+    let (old, new) = (u128::from_le_bytes(old), u128::from_le_bytes(new));
+    let (mut low, mut high) = (old as u64, (old >> 64) as u64);
+    // SAFETY: 16 aligned bytes of a window, seen present (arena pages never vanish). rbx is LLVM's own: swapped around the instruction.
+    unsafe {
+        asm!(
+            "xchg rbx, {new_low}",
+            "lock cmpxchg16b [{at}]",
+            "mov rbx, {new_low}",
+            at = in(reg) at,
+            new_low = inout(reg) new as u64 => _,
+            in("rcx") (new >> 64) as u64,
+            inout("rax") low,
+            inout("rdx") high,
+        );
+    }
+    (u128::from(low) | u128::from(high) << 64).to_le_bytes()
+}
+
 impl Segment {
     /// Bytes.
     #[must_use]
@@ -66,6 +86,27 @@ impl Segment {
         // SAFETY: as in `read`; windows of arenas are writable, and a read-only one faults, which is recovered.
         let left = unsafe { copy_recoverable(self.ptr, src.as_ptr(), len) };
         if left == 0 { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Changes bytes so that other CPUs see all of them or none: inside the first 16 bytes, which must be aligned.
+    ///
+    /// # Errors
+    /// `EINVAL` when they don't lie there, `EFAULT` when the page is missing.
+    pub fn write_at_once(&self, offset: usize, bytes: &[u8]) -> SysResult<()> {
+        let mut old = [0; 16];
+        if self.len < 16 || !self.ptr.addr().is_multiple_of(16) {
+            return Err(Errno::EINVAL);
+        }
+        self.read(&mut old)?;
+        loop {
+            let mut new = old;
+            new.get_mut(offset..offset + bytes.len()).ok_or(Errno::EINVAL)?.copy_from_slice(bytes);
+            let seen = compare_exchange_16(self.ptr, old, new);
+            if seen == old {
+                return Ok(());
+            }
+            old = seen;
+        }
     }
 
     /// Loads an aligned word.

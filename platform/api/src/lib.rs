@@ -30,6 +30,9 @@ bitflags::bitflags! {
     }
 }
 
+/// Bytes of a trampoline.
+pub const TRAMPOLINE_LEN: usize = 32;
+
 /// How a range of a host file appears in the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapKind {
@@ -49,6 +52,8 @@ pub enum Exit {
         nr: u64,
         /// rdi, rsi, rdx, r10, r8, r9.
         args: [u64; 6],
+        /// The call site before `rip` is used often: it pays to rewrite it (see [`AddressSpace::trampoline`]).
+        hot: bool,
     },
     /// A page fault. All registers are valid and `rip` is at the faulting instruction.
     Fault {
@@ -143,6 +148,12 @@ pub trait AddressSpace: Send + Sync {
     /// Addresses that guests may use.
     fn user_range(&self) -> Range<u64>;
 
+    /// Code that, standing at `at`, runs `instruction`, makes the system call and goes on at `back`, faster than the `syscall` instruction
+    /// can. `None` when this platform has nothing faster, or the two are too far apart.
+    fn trampoline(&self, _at: u64, _instruction: [u8; 5], _back: u64) -> Option<[u8; TRAMPOLINE_LEN]> {
+        None
+    }
+
     /// Where the vDSO's ELF header is (`AT_SYSINFO_EHDR`) and how many bytes the vDSO has, if the platform has one.
     fn vdso(&self) -> Option<Range<u64>>;
 }
@@ -177,4 +188,8 @@ pub trait Context: Send {
 pub trait Interrupter: Send + Sync {
     /// The current or else the next `switch` returns [`Exit::Interrupted`] soon (or another exit that came first).
     fn interrupt(&self);
+
+    /// From now on the platform may answer call `nr` with `value` by itself, without an exit; with `None` it must not. A platform that
+    /// can't does nothing.
+    fn set_answer(&self, nr: u64, value: Option<u64>);
 }

@@ -50,6 +50,8 @@ global_asm!(
     "stub_head:",
     ".quad stub_creator - stub_head",
     ".quad stub_fast_entry - stub_head",
+    ".quad stub_publish - stub_head",
+    ".quad stub_answered - stub_head",
     ".quad stub_tail - stub_head",
     ".quad stub_tail_end - stub_head",
     ".quad stub_full_ud2 - stub_head",
@@ -69,7 +71,7 @@ global_asm!(
     "mov gs:[{r10}], r10",
     "mov gs:[{r8}], r8",
     "mov gs:[{r9}], r9",
-    // Calls whose answer stands in the slot: getpid 39, getuid 102, getgid 104, geteuid 107, getegid 108, getppid 110, gettid 186.
+    // Calls whose answer stands in the slot (IDENT_CALLS): getpid 39, getuid 102, getgid 104, geteuid 107, getegid 108, getppid 110, gettid 186.
     "cmp eax, 186",
     "ja 10f",
     "xor r11d, r11d",
@@ -98,10 +100,14 @@ global_asm!(
     "bt dword ptr gs:[{ident_mask}], r11d",
     "jnc 10f",
     "mov rax, gs:[{ident} + r11 * 8]",
+    ".globl stub_answered",
+    "stub_answered:",
     "jmp rcx",
     "10:",
     "mov dword ptr gs:[{kind}], {KIND_FAST}",
     "mov r11d, {STATE_REQUEST}",
+    ".globl stub_publish",
+    "stub_publish:",
     "xchg dword ptr gs:[{state}], r11d",
     "cmp r11d, {STATE_PARKED}",
     "je 4f",
@@ -435,7 +441,12 @@ extern "C" fn handler(signo: i32, info: *const [u64; 4], uc: *mut u64) {
     // SAFETY: the blob starts with its header, at TEXT.
     let header = unsafe { &*(TEXT as *const Header) };
     let offset = rip.wrapping_sub(TEXT);
-    if signo == SIGINTERRUPT && offset >= header.fast_entry && offset < header.fast_end {
+    if signo == SIGINTERRUPT && offset >= header.fast_entry && offset <= header.publish {
+        // Nothing has been asked yet: the guest stands before its call, or after it if the slot has answered. `rcx` is where it returns.
+        // SAFETY: uc_mcontext.gregs[REG_RCX] of the same frame.
+        let back = unsafe { *uc.add(5 + 14) };
+        *rip = if offset == header.answered { back } else { back.wrapping_sub(SITE_LEN) };
+    } else if signo == SIGINTERRUPT && offset >= header.fast_entry && offset < header.fast_end {
         ctx.intr.store(1, Relaxed);
         if offset >= header.tail && offset < header.tail_end {
             *rip = TEXT + header.tail;

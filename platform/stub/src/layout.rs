@@ -92,6 +92,9 @@ pub const CMD_FORK: u32 = 2;
 /// Run the operations in this slot.
 pub const CMD_OPS: u32 = 3;
 
+/// Bytes of a call site: an instruction that was rewritten, and `syscall`.
+pub const SITE_LEN: u64 = 7;
+
 /// Operations of one batch.
 pub const MAX_OPS: usize = 48;
 /// Descriptors that a stub keeps for mapping.
@@ -135,6 +138,8 @@ pub struct SavedRegs {
 
 /// Number of [`Ctx::ident`] values.
 pub const IDENTS: usize = 8;
+/// The calls that [`Ctx::ident`] answers: getpid, getuid, getgid, geteuid, getegid, getppid, gettid.
+pub const IDENT_CALLS: [u64; 7] = [39, 102, 104, 107, 108, 110, 186];
 
 /// One thread's shared page: the first page of its slot.
 #[repr(C, align(64))]
@@ -201,6 +206,10 @@ pub struct Header {
     pub creator: u64,
     /// Where patched sites jump to.
     pub fast_entry: u64,
+    /// The instruction that publishes a request: before it, nothing has happened yet.
+    pub publish: u64,
+    /// The jump back to the guest with an answer of the slot's.
+    pub answered: u64,
     /// Start of the restartable end of the fast path.
     pub tail: u64,
     /// Its end.

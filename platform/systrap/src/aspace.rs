@@ -7,14 +7,14 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use abi::{Errno, SysResult};
-use platform::{AddressSpace, Context, MapKind, Prot, UserRegs};
+use platform::{AddressSpace, Context, MapKind, Prot, TRAMPOLINE_LEN, UserRegs};
 use stub::layout::{MAX_FDS, MAX_OPS, OP_CLOSE, OP_MAP, OP_PROTECT, OP_RECV, OP_UNMAP, Op, VDSO};
 use sync::Mutex;
 use usermem::HostFile;
 
 use crate::context::GuestContext;
 use crate::process::Process;
-use crate::{USER, host, zygote};
+use crate::{USER, host, sites, zygote};
 
 enum Item {
     Map { addr: u64, len: u64, file: Arc<HostFile>, offset: u64, prot: u32, flags: u32 },
@@ -263,6 +263,10 @@ impl AddressSpace for Space {
 
     fn user_range(&self) -> Range<u64> {
         USER
+    }
+
+    fn trampoline(&self, at: u64, instruction: [u8; 5], back: u64) -> Option<[u8; TRAMPOLINE_LEN]> {
+        sites::trampoline(at, instruction, back, zygote::header().fast_entry)
     }
 
     fn vdso(&self) -> Option<Range<u64>> {

@@ -7,12 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use abi::{Errno, SysResult};
 use platform::{Context, Exit, Interrupter, Prot, UserRegs};
 use stub::layout::{
-    ACTION_EXIT, ACTION_FULL, ACTION_MORE, ACTION_SET_FS, Ctx, Header, KIND_FAST, KIND_MORE, KIND_SIGNAL, OP_CLOSE_RAW, Op,
-    RING_NR, SIGINTERRUPT, SLOT_SIZE, SLOTS, STATE_GUEST, STATE_PARKED, STATE_RING, TEXT, TEXT_SIZE,
+    ACTION_EXIT, ACTION_FULL, ACTION_MORE, ACTION_SET_FS, Ctx, Header, IDENT_CALLS, KIND_FAST, KIND_MORE, KIND_SIGNAL,
+    OP_CLOSE_RAW, Op, RING_NR, SIGINTERRUPT, SLOT_SIZE, SLOTS, STATE_GUEST, STATE_PARKED, STATE_RING, TEXT, TEXT_SIZE,
 };
+use sync::Mutex;
 
 use crate::aspace::Space;
 use crate::frame::{Frame, Trap};
+use crate::process::Process;
+use crate::sites::Sites;
+use crate::spin::Spin;
 use crate::{host, zygote};
 
 /// Where the stub thread stands while the sentry works for it.
@@ -40,6 +44,10 @@ enum Event {
 struct Bell {
     pid: i32,
     tid: i32,
+    process: Arc<Process>,
+    slot: u64,
+    /// Held while the slot is written to: it may go to another thread afterwards.
+    answers: Mutex<()>,
     /// The sentry thread is inside `switch`.
     running: AtomicBool,
     /// An interrupt is owed.
@@ -52,6 +60,26 @@ impl Interrupter for Bell {
         self.wanted.store(true, Ordering::SeqCst);
         if self.running.load(Ordering::SeqCst) && !self.gone.load(Ordering::SeqCst) {
             host::tgkill(self.pid, self.tid, SIGINTERRUPT);
+        }
+    }
+
+    fn set_answer(&self, nr: u64, value: Option<u64>) {
+        let Some(index) = IDENT_CALLS.iter().position(|call| *call == nr) else { return };
+        let _guard = self.answers.lock();
+        if self.gone.load(Ordering::SeqCst) {
+            return;
+        }
+        let ctx = self.process.slots.ctx(self.slot);
+        match value {
+            Some(value) => {
+                if let Some(word) = ctx.ident.get(index) {
+                    word.store(value, Ordering::Relaxed);
+                }
+                ctx.ident_mask.fetch_or(1 << index, Ordering::Release);
+            }
+            None => {
+                ctx.ident_mask.fetch_and(!(1 << index), Ordering::Release);
+            }
         }
     }
 }
@@ -72,6 +100,8 @@ pub struct GuestContext {
     fs_base: u64,
     /// A batch of operations is on its way.
     batch: bool,
+    sites: Box<Sites>,
+    spin: Spin,
 }
 
 impl GuestContext {
@@ -101,6 +131,9 @@ impl GuestContext {
         let bell = Bell {
             pid: process.pid,
             tid,
+            process: process.clone(),
+            slot,
+            answers: Mutex::default(),
             running: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             gone: AtomicBool::new(false),
@@ -116,6 +149,8 @@ impl GuestContext {
             parked: true,
             fs_base: 0,
             batch: false,
+            sites: Box::default(),
+            spin: Spin::default(),
         };
         let mut initial = UserRegs::default();
         match context.wait(&mut initial) {
@@ -154,6 +189,10 @@ impl GuestContext {
     fn answer(&mut self) {
         let old = self.ctx().state.swap(STATE_GUEST, Ordering::SeqCst);
         if old == STATE_RING && self.ring.is_none() {
+            // It sleeps: this took too long for a session, unless that has only just begun.
+            if self.spin.settled() {
+                self.end_session();
+            }
             self.ring = self.receive().map(|notification| notification.id);
         }
         if let Some(id) = self.ring.take() {
@@ -182,8 +221,42 @@ impl GuestContext {
         }
     }
 
+    /// From now on sentry and stub are on two CPUs and spin.
+    fn begin_session(&mut self) {
+        // Left to itself the scheduler wakes the stub here, where we spin.
+        host::move_away(self.bell.tid);
+        host::notif_sync_wake_up(&self.listener, false);
+        self.ctx().spins.store(self.spin.stub_looks(), Ordering::Relaxed);
+    }
+
+    /// From now on they share a CPU and sleep.
+    fn end_session(&mut self) {
+        if self.spin.in_session() {
+            self.spin.end();
+            self.ctx().spins.store(0, Ordering::Relaxed);
+            host::move_freely(self.bell.tid);
+            host::notif_sync_wake_up(&self.listener, true);
+        }
+    }
+
+    /// Spins for the next request; false when it is time to sleep.
+    fn request_comes(&mut self) -> bool {
+        let state = &self.ctx().state;
+        for _ in 0..self.spin.looks() {
+            // Only a request, or its ring, makes it odd.
+            if state.load(Ordering::Acquire) & 1 != 0 {
+                return !self.spin.crowded();
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+
     /// Waits for what the stub thread does next.
     fn wait(&mut self, regs: &mut UserRegs) -> Event {
+        if self.spin.in_session() && !self.parked && !self.request_comes() {
+            self.end_session();
+        }
         let state = &self.ctx().state;
         // Who has found PARKED rings, whatever the word says by now.
         self.parked |= state.compare_exchange(STATE_GUEST, STATE_PARKED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
@@ -213,7 +286,9 @@ impl GuestContext {
         let Ok((frame, trap)) = Frame::read(&self.space.process.slots, self.slot, frame, regs) else { return Event::Dead };
         self.fs_base = regs.fs_base;
         if signo == libc::SIGILL && regs.rip == TEXT + self.header.full_ud2 {
+            // The fast path's way to a frame: asked for, or because an interrupt has come meanwhile.
             regs.rip = rcx;
+            return Event::Signal(frame, trap, SIGINTERRUPT, code, addr);
         }
         Event::Signal(frame, trap, signo, code, addr)
     }
@@ -275,7 +350,8 @@ impl GuestContext {
             Event::Notified(notification) => {
                 self.stopped = Stopped::Notified(notification.id);
                 regs.rip = notification.ip;
-                Exit::Syscall { nr: u64::from(notification.nr.cast_unsigned()), args: notification.args }
+                let hot = self.sites.count(notification.ip);
+                Exit::Syscall { nr: u64::from(notification.nr.cast_unsigned()), args: notification.args, hot }
             }
             Event::Fast => {
                 self.stopped = Stopped::Fast;
@@ -283,14 +359,19 @@ impl GuestContext {
                 let load = |word: &std::sync::atomic::AtomicU64| word.load(Ordering::Relaxed);
                 (regs.rip, regs.rsp) = (load(&saved.rcx), load(&saved.rsp));
                 let args = [&saved.rdi, &saved.rsi, &saved.rdx, &saved.r10, &saved.r8, &saved.r9].map(load);
-                Exit::Syscall { nr: load(&saved.rax), args }
+                let nr = load(&saved.rax);
+                if self.spin.request() {
+                    self.begin_session();
+                }
+                Exit::Syscall { nr, args, hot: false }
             }
             Event::Signal(frame, trap, signo, code, addr) => {
                 self.stopped = Stopped::Frame(frame);
                 match signo {
                     libc::SIGSYS => {
                         let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
-                        Exit::Syscall { nr: regs.rax, args }
+                        let hot = self.sites.count(regs.rip);
+                        Exit::Syscall { nr: regs.rax, args, hot }
                     }
                     libc::SIGSEGV | libc::SIGBUS => Self::fault(&trap, signo, code, addr),
                     SIGINTERRUPT => Exit::Interrupted,
@@ -375,7 +456,11 @@ impl Context for GuestContext {
 
 impl Drop for GuestContext {
     fn drop(&mut self) {
-        self.bell.gone.store(true, Ordering::SeqCst);
+        {
+            let _guard = self.bell.answers.lock();
+            self.bell.gone.store(true, Ordering::SeqCst);
+        }
+        self.end_session();
         let process = self.space.process.clone();
         // The last thread goes with its process; others are told to end.
         if Arc::strong_count(&self.space) > 1 {

@@ -166,3 +166,50 @@ pub fn socketpair() -> SysResult<(OwnedFd, OwnedFd)> {
         Ok((OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])))
     }
 }
+
+/// The CPUs that this process may use.
+fn allowed() -> &'static libc::cpu_set_t {
+    static ALLOWED: std::sync::OnceLock<libc::cpu_set_t> = std::sync::OnceLock::new();
+    ALLOWED.get_or_init(|| {
+        // SAFETY: zeroed is an empty set, and the call writes to it.
+        unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set);
+            set
+        }
+    })
+}
+
+/// Their number.
+pub fn cpus() -> usize {
+    // SAFETY: counts bits.
+    usize::try_from(unsafe { libc::CPU_COUNT(allowed()) }).unwrap_or(1)
+}
+
+/// Keeps a thread off the CPU that the caller is on.
+pub fn move_away(tid: i32) {
+    let mut set = *allowed();
+    // SAFETY: reads a number, changes a local, and passes it.
+    unsafe {
+        if let Ok(here) = usize::try_from(libc::sched_getcpu()) {
+            libc::CPU_CLR(here, &mut set);
+        }
+        libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), &raw const set);
+    }
+}
+
+/// Undoes [`move_away`].
+pub fn move_freely(tid: i32) {
+    // SAFETY: reads a constant.
+    unsafe { libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), allowed()) };
+}
+
+/// How often the host has taken the CPU from the calling thread (`ru_nivcsw`).
+pub fn preemptions() -> i64 {
+    // SAFETY: zeroed is a valid value, and the call writes to it.
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
+        usage.ru_nivcsw
+    }
+}

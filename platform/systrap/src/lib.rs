@@ -10,6 +10,8 @@ mod filter;
 mod frame;
 mod host;
 mod process;
+mod sites;
+mod spin;
 mod zygote;
 
 use std::ops::Range;

@@ -49,7 +49,7 @@ impl Guest {
 
     fn syscall(&mut self) -> (u64, [u64; 6]) {
         match self.switch() {
-            Exit::Syscall { nr, args } => (nr, args),
+            Exit::Syscall { nr, args, .. } => (nr, args),
             other => panic!("{other:x?} at {:x}", self.regs.rip),
         }
     }
@@ -112,7 +112,7 @@ fn forks_share_nothing_but_what_they_map() {
     let mut regs = parent.regs;
     regs.rax = 8;
     let mut child = space.clone().new_context(&regs, Some(&parent.context.fp())).unwrap();
-    assert_eq!(child.switch(&mut regs), Exit::Syscall { nr: 60, args: [8, 0, 0, 0, 0, 0] });
+    assert_eq!(child.switch(&mut regs), Exit::Syscall { nr: 60, args: [8, 0, 0, 0, 0, 0], hot: false });
     space.unmap(CODE, 4096);
     space.flush();
     regs.rax = 0;

@@ -14,7 +14,7 @@ use crate::{Entry, full, partial};
 pub const ENTRIES: &[Entry] = &[
     full(nr::GETPID, |t, _| Ok(pid(t.task.group.pid))),
     full(nr::GETTID, |t, _| Ok(pid(t.task.tid))),
-    full(nr::GETPPID, |t, _| Ok(pid(t.task.group.parent.lock().upgrade().map_or(0, |parent| parent.pid)))),
+    full(nr::GETPPID, |t, _| Ok(pid(t.task.group.parent_pid()))),
     partial(nr::GETUID, |_, _| Ok(0), "everything runs as root"),
     partial(nr::GETEUID, |_, _| Ok(0), "everything runs as root"),
     partial(nr::GETGID, |_, _| Ok(0), "everything runs as root"),

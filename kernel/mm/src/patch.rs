@@ -1,0 +1,186 @@
+//! Rewriting hot call sites: the five bytes before `syscall` become a jump to a trampoline nearby, which does what they did and goes on by
+//! the platform's fast way.
+//!
+//! Only private mappings that the guest may execute but not write are touched, a page copied first if it isn't the guest's own. The
+//! rewritten bytes are what the guest finds when it reads its code.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use abi::{Errno, SysResult};
+use platform::{Prot, TRAMPOLINE_LEN};
+use usermem::{PAGE_SIZE, page_down};
+
+use crate::{MemoryManager, State, Vma};
+
+/// Bytes of a site, and of the instruction before its `syscall`.
+const SITE: u64 = 7;
+const MOV: u64 = 5;
+/// `mov 8(%rsp), %r9`: the last argument in the C library's syscall(3).
+const LAST_ARGUMENT: [u8; MOV as usize] = [0x4c, 0x8b, 0x4c, 0x24, 0x08];
+/// Trampolines of one page.
+const PER_PAGE: u64 = PAGE_SIZE / TRAMPOLINE_LEN as u64;
+/// Pages of trampolines of one address space at most.
+const MAX_PAGES: usize = 64;
+/// How far from a site its trampoline may be: a jump reaches two gigabytes.
+const REACH: u64 = (1 << 31) - (1 << 20);
+/// Name of their mappings in /proc/pid/maps.
+const NAME: &str = "[trampolines]";
+
+/// What has been rewritten in an address space.
+#[derive(Clone, Default)]
+pub(crate) struct Patches {
+    /// Pages of trampolines and how many each holds.
+    pages: Vec<(u64, u64)>,
+    /// Rewritten sites with the instruction that stood there.
+    sites: BTreeMap<u64, [u8; MOV as usize]>,
+    /// Number of the queued operation that maps the newest page: no jump leads there before it has been applied.
+    mapped_by: u64,
+}
+
+impl MemoryManager {
+    /// Rewrites the call site whose `syscall` ends at `rip`, if it is one that can be. `alone`: no other thread runs in this address
+    /// space, so that the bytes needn't change at once.
+    ///
+    /// # Errors
+    /// `EAGAIN`: next time; others: it can't be.
+    pub fn patch_site(&self, rip: u64, nr: u64, alone: bool) -> SysResult<()> {
+        let site = rip.checked_sub(SITE).ok_or(Errno::EFAULT)?;
+        let nr = u32::try_from(nr).map_err(|_| Errno::EINVAL)?;
+        // Two neighbouring words change at once at most.
+        if !alone && site % 16 + MOV > 16 || page_down(site) != page_down(rip - 1) {
+            return Err(Errno::EINVAL);
+        }
+        let mut state = self.state.lock();
+        self.reap(&mut state);
+        let page = page_down(site);
+        let (range, vma) = state.vmas.get(site).map(|(range, vma)| (range, vma.clone())).ok_or(Errno::EFAULT)?;
+        if vma.shared || vma.prot.contains(Prot::WRITE) || !vma.prot.contains(Prot::EXEC) || vma.name == NAME {
+            return Err(Errno::EINVAL);
+        }
+        let mut old = [0; SITE as usize];
+        self.peek(&state, site, &range, &vma, &mut old)?;
+        let [i0, i1, i2, i3, i4, 0x0f, 0x05] = old else { return Err(Errno::EINVAL) };
+        let instruction = [i0, i1, i2, i3, i4];
+        // Either `mov $nr, %eax` or the other known one: both do the same wherever they stand.
+        if !(i0 == 0xb8 && u32::from_le_bytes([i1, i2, i3, i4]) == nr || instruction == LAST_ARGUMENT) {
+            return Err(Errno::EINVAL);
+        }
+        let at = self.trampoline(&mut state, site, rip, instruction)?;
+        let distance = i32::try_from(at.wrapping_sub(site + MOV).cast_signed()).map_err(|_| Errno::EINVAL)?;
+        let [d0, d1, d2, d3] = distance.to_le_bytes();
+        let frame = self.own_page(&mut state, page, &range, &vma)?;
+        self.poke(frame + (site - page), &[0xe9, d0, d1, d2, d3])?;
+        state.patches.sites.insert(site, instruction);
+        Ok(())
+    }
+
+    /// Undoes what has been rewritten in a range that is going to be moved: jumps are relative.
+    pub(crate) fn unpatch(&self, state: &mut State, moved: Range<u64>) {
+        let sites: Vec<_> = state.patches.sites.range(moved).map(|(site, old)| (*site, *old)).collect();
+        for (site, old) in sites {
+            state.patches.sites.remove(&site);
+            let Some((range, vma)) = state.vmas.get(site).map(|(range, vma)| (range, vma.clone())) else { continue };
+            let mut now = [0; 1];
+            // It may have been replaced since.
+            if self.peek(state, site, &range, &vma, &mut now).is_err() || now != [0xe9] {
+                continue;
+            }
+            let page = page_down(site);
+            // Without memory for a copy the guest keeps the jump, and ends by it.
+            if let Ok(frame) = self.own_page(state, page, &range, &vma) {
+                let _ = self.poke(frame + (site - page), &old);
+            }
+        }
+    }
+
+    /// Reads code inside one page, from where the guest sees it.
+    fn peek(&self, state: &State, addr: u64, range: &Range<u64>, vma: &Vma, bytes: &mut [u8]) -> SysResult<()> {
+        let len = bytes.len() as u64;
+        if let Some((run, page)) = state.pages.get(addr) {
+            return self.arena.file.segment(page.frame + (addr - run.start), len)?.read(bytes);
+        }
+        let (file, offset) = vma.file.as_ref().ok_or(Errno::EFAULT)?;
+        file.file.segment(offset + (addr - range.start), len)?.read(bytes)
+    }
+
+    /// The frame of a page that is this address space's alone, copied if need be, and mapped.
+    fn own_page(&self, state: &mut State, page: u64, range: &Range<u64>, vma: &Vma) -> SysResult<u64> {
+        if let Some((run, present)) = state.pages.get(page) {
+            let frame = present.frame + (page - run.start);
+            if self.arena.exclusive_run(frame, PAGE_SIZE).0 {
+                return Ok(frame);
+            }
+        }
+        // Only this page, whatever is around it.
+        let part = page..page + PAGE_SIZE;
+        let mut vma = vma.clone();
+        rangemap::Piece::advance(&mut vma, page - range.start);
+        self.bring_in(state, page, &part, &vma, true, true)?.ok_or(Errno::EFAULT)
+    }
+
+    fn poke(&self, frame: u64, bytes: &[u8; MOV as usize]) -> SysResult<()> {
+        let within = frame % 16;
+        if within + MOV > 16 {
+            return self.arena.file.segment(frame, MOV)?.write(bytes);
+        }
+        self.arena.file.segment(frame - within, 16)?.write_at_once(within as usize, bytes)
+    }
+
+    /// The address of a new trampoline near `site`.
+    fn trampoline(&self, state: &mut State, site: u64, back: u64, instruction: [u8; MOV as usize]) -> SysResult<u64> {
+        let near = |at: u64| at.abs_diff(site) < REACH;
+        let found = state.patches.pages.iter().position(|(at, used)| near(*at) && *used < PER_PAGE);
+        let Some(index) = found else {
+            self.new_page(state, site)?;
+            return Err(Errno::EAGAIN);
+        };
+        let (page, used) = state.patches.pages.get(index).copied().ok_or(Errno::EFAULT)?;
+        let (range, vma) = match state.vmas.get(page) {
+            Some((range, vma)) if vma.name == NAME => (range, vma.clone()),
+            // The guest has mapped something else there.
+            _ => {
+                state.patches.pages.remove(index);
+                return Err(Errno::EAGAIN);
+            }
+        };
+        let shared =
+            state.pages.get(page).is_none_or(|(run, p)| !self.arena.exclusive_run(p.frame + (page - run.start), PAGE_SIZE).0);
+        let frame = self.own_page(state, page, &range, &vma)?;
+        if shared {
+            // A copy made after fork(2): jumps may lead to it once it is mapped.
+            state.patches.mapped_by = self.aspace.queued();
+        }
+        if self.aspace.applied() < state.patches.mapped_by {
+            return Err(Errno::EAGAIN);
+        }
+        let at = page + used * TRAMPOLINE_LEN as u64;
+        let code = self.aspace.trampoline(at, instruction, back).ok_or(Errno::EINVAL)?;
+        self.arena.file.segment(frame + (at - page), TRAMPOLINE_LEN as u64)?.write(&code)?;
+        if let Some(entry) = state.patches.pages.get_mut(index) {
+            entry.1 += 1;
+        }
+        Ok(at)
+    }
+
+    /// Maps a page for trampolines near `site`.
+    fn new_page(&self, state: &mut State, site: u64) -> SysResult<()> {
+        // Platforms without trampolines have none anywhere.
+        self.aspace.trampoline(site, LAST_ARGUMENT, site).ok_or(Errno::ENOSYS)?;
+        if state.patches.pages.len() >= MAX_PAGES {
+            return Err(Errno::ENOMEM);
+        }
+        let user = self.aspace.user_range();
+        let below = user.start.max(site.saturating_sub(REACH))..site;
+        let above = site..user.end.min(site.saturating_add(REACH));
+        let gap = |within: Range<u64>| if within.start < within.end { state.vmas.gap_below(PAGE_SIZE, within) } else { None };
+        let page = gap(below).or_else(|| gap(above)).ok_or(Errno::ENOMEM)?;
+        let range = page..page + PAGE_SIZE;
+        let vma = Vma { prot: Prot::READ | Prot::EXEC, shared: false, grows_down: false, file: None, name: NAME };
+        state.vmas.insert(range.clone(), vma.clone());
+        self.fill_anonymous(state, page, &range, &vma, true)?;
+        state.patches.pages.push((page, 0));
+        state.patches.mapped_by = self.aspace.queued();
+        Ok(())
+    }
+}

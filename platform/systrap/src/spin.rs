@@ -1,0 +1,117 @@
+//! When to spin for the stub's next request instead of sleeping.
+//!
+//! Asleep, sentry and stub share one CPU and hand it to each other: a few microseconds per call, and nothing wasted. Spinning takes two
+//! CPUs and brings a call below one microsecond, but only while calls come quickly and both CPUs are otherwise idle. So a thread that
+//! makes quick calls in a row starts a session; the first wait that lasts too long, or a sign that others want the CPU, ends it, and the
+//! next one is put off for longer each time.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sync::monotonic_ns;
+
+use crate::host;
+
+/// Quick calls in a row that start a session.
+const STREAK: u32 = 32;
+/// A call is quick when guest and kernel together took less, in nanoseconds: a hand-off by the scheduler is in it.
+const QUICK_NS: u64 = 20_000;
+/// Looks at the state word before a wait has failed: some microseconds, about what a hand-off costs.
+const LOOKS: u32 = 400;
+/// The same for a session's first wait: the stub has to get to another CPU.
+const FIRST_LOOKS: u32 = 4000;
+/// How often the stub looks for an answer in a session.
+const STUB_LOOKS: u32 = 800;
+/// Calls between two looks at whether the host takes the CPU from us.
+const CHECK_EVERY: u32 = 512;
+/// Calls that make a session worth its start.
+const WORTH: u32 = 128;
+/// Shortest and longest pause after a session, in nanoseconds.
+const PAUSE_NS: u64 = 1_000_000;
+const MAX_PAUSE_NS: u64 = 500_000_000;
+
+/// Sessions of all threads: each needs two CPUs.
+static SESSIONS: AtomicUsize = AtomicUsize::new(0);
+
+/// A thread's policy.
+#[derive(Default)]
+pub struct Spin {
+    session: bool,
+    streak: u32,
+    /// Calls of this session.
+    calls: u32,
+    /// Involuntary context switches at the last look.
+    preempted: i64,
+    last_ns: u64,
+    not_before_ns: u64,
+    pause_ns: u64,
+}
+
+impl Spin {
+    pub fn in_session(&self) -> bool {
+        self.session
+    }
+
+    /// Whether the session has seen a call already.
+    pub fn settled(&self) -> bool {
+        self.calls > 0
+    }
+
+    /// How long the stub is to look for answers.
+    pub fn stub_looks(&self) -> u32 {
+        if self.session { STUB_LOOKS } else { 0 }
+    }
+
+    /// How long to look for the next request.
+    pub fn looks(&self) -> u32 {
+        if self.calls == 0 { FIRST_LOOKS } else { LOOKS }
+    }
+
+    /// A request has come by a fast path. True when a session starts now.
+    pub fn request(&mut self) -> bool {
+        if self.session {
+            self.calls += 1;
+            return false;
+        }
+        let now = monotonic_ns();
+        self.streak = if now - self.last_ns < QUICK_NS { self.streak + 1 } else { 0 };
+        self.last_ns = now;
+        if self.streak < STREAK || now < self.not_before_ns {
+            return false;
+        }
+        let room = host::cpus() / 2;
+        if SESSIONS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| (used < room).then_some(used + 1)).is_err() {
+            self.not_before_ns = now + PAUSE_NS;
+            return false;
+        }
+        (self.session, self.calls) = (true, 0);
+        self.preempted = host::preemptions();
+        true
+    }
+
+    /// Whether the host has taken the CPU from this thread lately: others want it.
+    pub fn crowded(&mut self) -> bool {
+        if self.calls % CHECK_EVERY != CHECK_EVERY - 1 {
+            return false;
+        }
+        let preempted = host::preemptions();
+        std::mem::replace(&mut self.preempted, preempted) != preempted
+    }
+
+    /// Ends a session.
+    pub fn end(&mut self) {
+        if !std::mem::take(&mut self.session) {
+            return;
+        }
+        SESSIONS.fetch_sub(1, Ordering::Relaxed);
+        self.streak = 0;
+        // A session that was worth it costs no pause; others ever longer ones.
+        self.pause_ns = if self.calls > WORTH { 0 } else { (self.pause_ns * 2).clamp(PAUSE_NS, MAX_PAUSE_NS) };
+        self.not_before_ns = monotonic_ns() + self.pause_ns;
+    }
+}
+
+impl Drop for Spin {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
