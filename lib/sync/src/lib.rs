@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use abi::poll::PollEvents;
+mod park;
+
+pub use park::{ParkResult, Parker, allowed_cpus, before_sleep};
 pub use parking_lot::{Mutex, MutexGuard, RwLock};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
@@ -17,67 +20,6 @@ pub fn monotonic_ns() -> MonotonicNs {
     // SAFETY: writes to a local.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ts) };
     ts.tv_sec.cast_unsigned() * 1_000_000_000 + ts.tv_nsec.cast_unsigned()
-}
-
-/// Whether a thread was woken or its time was up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ParkResult {
-    /// Somebody unparked it.
-    Unparked,
-    /// The deadline has passed.
-    TimedOut,
-}
-
-const EMPTY: u32 = 0;
-const TOKEN: u32 = 1;
-const PARKED: u32 = 2;
-
-/// Lets one thread sleep until another unparks it. An unpark that comes first is kept.
-#[derive(Debug, Default)]
-pub struct Parker(AtomicU32);
-
-impl Parker {
-    /// Sleeps until [`Parker::unpark`] or the deadline. Only its owner may call this.
-    pub fn park(&self, deadline: Option<MonotonicNs>) -> ParkResult {
-        if self.0.compare_exchange(EMPTY, PARKED, Ordering::Acquire, Ordering::Acquire).is_err() {
-            self.0.store(EMPTY, Ordering::Release);
-            return ParkResult::Unparked;
-        }
-        let ts = deadline
-            .map(|ns| libc::timespec { tv_sec: (ns / 1_000_000_000).cast_signed(), tv_nsec: (ns % 1_000_000_000).cast_signed() });
-        let ts_ptr = ts.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        loop {
-            // SAFETY: the word and the time outlive the call.
-            let result = unsafe {
-                libc::syscall(
-                    libc::SYS_futex,
-                    self.0.as_ptr(),
-                    libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG,
-                    PARKED,
-                    ts_ptr,
-                    std::ptr::null::<u32>(),
-                    u32::MAX,
-                )
-            };
-            let timed_out = result < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ETIMEDOUT);
-            if timed_out && self.0.compare_exchange(PARKED, EMPTY, Ordering::Acquire, Ordering::Acquire).is_ok() {
-                return ParkResult::TimedOut;
-            }
-            if self.0.compare_exchange(TOKEN, EMPTY, Ordering::Acquire, Ordering::Acquire).is_ok() {
-                return ParkResult::Unparked;
-            }
-        }
-    }
-
-    /// Wakes the owner, now or when it next parks.
-    pub fn unpark(&self) {
-        if self.0.swap(TOKEN, Ordering::Release) == PARKED {
-            // SAFETY: the word outlives the call.
-            unsafe {
-                libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1);
-            }
-        }
-    }
 }
 
 /// Somebody who waits for readiness.

@@ -303,7 +303,10 @@ impl GuestContext {
                 return self.wait(regs);
             }
             Stopped::Frame(frame) => frame.write(&self.space.process.slots, regs),
-            Stopped::Fast => self.ctx().ret.store(regs.rax, Ordering::Relaxed),
+            Stopped::Fast => {
+                self.ctx().ret.store(regs.rax, Ordering::Relaxed);
+                self.spin.answered();
+            }
         }
         let mut action = action;
         if matches!(self.stopped, Stopped::Frame(_)) && regs.fs_base != self.fs_base {

@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use abi::{Errno, SysResult};
+use sync::allowed_cpus;
 
 /// `struct seccomp_notif`
 #[repr(C)]
@@ -167,28 +168,15 @@ pub fn socketpair() -> SysResult<(OwnedFd, OwnedFd)> {
     }
 }
 
-/// The CPUs that this process may use.
-fn allowed() -> &'static libc::cpu_set_t {
-    static ALLOWED: std::sync::OnceLock<libc::cpu_set_t> = std::sync::OnceLock::new();
-    ALLOWED.get_or_init(|| {
-        // SAFETY: zeroed is an empty set, and the call writes to it.
-        unsafe {
-            let mut set: libc::cpu_set_t = std::mem::zeroed();
-            libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set);
-            set
-        }
-    })
-}
-
-/// Their number.
+/// Number of CPUs that this process may use.
 pub fn cpus() -> usize {
     // SAFETY: counts bits.
-    usize::try_from(unsafe { libc::CPU_COUNT(allowed()) }).unwrap_or(1)
+    usize::try_from(unsafe { libc::CPU_COUNT(allowed_cpus()) }).unwrap_or(1)
 }
 
 /// Keeps a thread off the CPU that the caller is on.
 pub fn move_away(tid: i32) {
-    let mut set = *allowed();
+    let mut set = *allowed_cpus();
     // SAFETY: reads a number, changes a local, and passes it.
     unsafe {
         if let Ok(here) = usize::try_from(libc::sched_getcpu()) {
@@ -201,7 +189,7 @@ pub fn move_away(tid: i32) {
 /// Undoes [`move_away`].
 pub fn move_freely(tid: i32) {
     // SAFETY: reads a constant.
-    unsafe { libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), allowed()) };
+    unsafe { libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), allowed_cpus()) };
 }
 
 /// How often the host has taken the CPU from the calling thread (`ru_nivcsw`).

@@ -5,9 +5,10 @@
 //! makes quick calls in a row starts a session; the first wait that lasts too long, or a sign that others want the CPU, ends it, and the
 //! next one is put off for longer each time.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sync::monotonic_ns;
+use sync::{before_sleep, monotonic_ns};
 
 use crate::host;
 
@@ -15,6 +16,8 @@ use crate::host;
 const STREAK: u32 = 32;
 /// A call is quick when guest and kernel together took less, in nanoseconds: a hand-off by the scheduler is in it.
 const QUICK_NS: u64 = 20_000;
+/// The kernel's part of it, in nanoseconds: longer ones have probably slept, and who takes turns with others needs no session.
+const HANDLED_NS: u64 = 5_000;
 /// Looks at the state word before a wait has failed: some microseconds, about what a hand-off costs.
 const LOOKS: u32 = 400;
 /// The same for a session's first wait: the stub has to get to another CPU.
@@ -31,6 +34,18 @@ const MAX_PAUSE_NS: u64 = 500_000_000;
 
 /// Sessions of all threads: each needs two CPUs.
 static SESSIONS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// This thread counts in [`SESSIONS`].
+    static COUNTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Gives up this thread's place among the sessions: at its end, or when the kernel makes the thread sleep meanwhile.
+fn release() {
+    if COUNTED.replace(false) {
+        SESSIONS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// A thread's policy.
 #[derive(Default)]
@@ -85,7 +100,16 @@ impl Spin {
         }
         (self.session, self.calls) = (true, 0);
         self.preempted = host::preemptions();
+        COUNTED.set(true);
+        before_sleep(release);
         true
+    }
+
+    /// The request that came last is answered now.
+    pub fn answered(&mut self) {
+        if !self.session && self.streak > 0 && monotonic_ns() - self.last_ns > HANDLED_NS {
+            self.streak = 0;
+        }
     }
 
     /// Whether the host has taken the CPU from this thread lately: others want it.
@@ -102,7 +126,7 @@ impl Spin {
         if !std::mem::take(&mut self.session) {
             return;
         }
-        SESSIONS.fetch_sub(1, Ordering::Relaxed);
+        release();
         self.streak = 0;
         // A session that was worth it costs no pause; others ever longer ones.
         self.pause_ns = if self.calls > WORTH { 0 } else { (self.pause_ns * 2).clamp(PAUSE_NS, MAX_PAUSE_NS) };
