@@ -60,17 +60,17 @@ pub fn open(kind: u32, rdev: u64) -> SysResult<Arc<dyn FileOps>> {
 ///
 /// # Errors
 /// What the directory says.
-pub fn populate(dir: &dyn Inode) -> SysResult<()> {
+pub fn populate(dir: &Arc<dyn Inode>) -> SysResult<()> {
     let node = |mode, rdev, target: &str| NewNode { mode, uid: 0, gid: 0, rdev, target: target.into() };
     for (name, minor) in MEMORY {
         let rdev = c::makedev(1, *minor as u32);
-        dir.create(name.as_bytes(), &node(c::S_IFCHR | 0o666, rdev, ""))?;
+        dir.clone().create(name.as_bytes(), &node(c::S_IFCHR | 0o666, rdev, ""))?;
     }
     let links =
         [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")];
     for (name, target) in links {
-        dir.create(name.as_bytes(), &node(c::S_IFLNK | 0o777, 0, target))?;
+        dir.clone().create(name.as_bytes(), &node(c::S_IFLNK | 0o777, 0, target))?;
     }
-    dir.create(b"shm", &node(c::S_IFDIR | 0o1777, 0, ""))?;
+    dir.clone().create(b"shm", &node(c::S_IFDIR | 0o1777, 0, ""))?;
     Ok(())
 }

@@ -144,7 +144,7 @@ impl Inode for Node {
         Ok(Attr { dev: self.proc.dev, ino, nlink, mode, ..times })
     }
 
-    fn lookup(&self, name: &[u8]) -> SysResult<Arc<dyn Inode>> {
+    fn lookup(self: Arc<Self>, name: &[u8]) -> SysResult<Arc<dyn Inode>> {
         match &self.what {
             What::Fixed(entry) => {
                 let Body::Dir(entries) = entry.body else {
@@ -205,7 +205,7 @@ impl Inode for Node {
         Ok(Arc::new(Text { node: self, text, fresh: AtomicBool::new(true) }))
     }
 
-    fn create(&self, _name: &[u8], _node: &NewNode) -> SysResult<Arc<dyn Inode>> {
+    fn create(self: Arc<Self>, _name: &[u8], _node: &NewNode) -> SysResult<Arc<dyn Inode>> {
         Err(Errno::ENOENT)
     }
 

@@ -124,7 +124,7 @@ impl Node {
             Some(None) => return Err(Errno::ENOENT),
             None => {}
         }
-        let below = lower.as_ref().ok_or(Errno::ENOENT)?.lookup(name)?;
+        let below = lower.clone().ok_or(Errno::ENOENT)?.lookup(name)?;
         let node = Self::over(&self.fs, below)?;
         entries.insert(name.to_vec(), Some(node.clone()));
         Ok(node)
@@ -189,7 +189,7 @@ impl Inode for Node {
         Ok(attr)
     }
 
-    fn lookup(&self, name: &[u8]) -> SysResult<Arc<dyn Inode>> {
+    fn lookup(self: Arc<Self>, name: &[u8]) -> SysResult<Arc<dyn Inode>> {
         Ok(self.child(name)?)
     }
 
@@ -244,7 +244,7 @@ impl Inode for Node {
         }
     }
 
-    fn create(&self, name: &[u8], node: &NewNode) -> SysResult<Arc<dyn Inode>> {
+    fn create(self: Arc<Self>, name: &[u8], node: &NewNode) -> SysResult<Arc<dyn Inode>> {
         let made = Self::new(&self.fs, node)?;
         self.put(name, Some(made.clone()))?;
         Ok(made)

@@ -78,7 +78,7 @@ impl Dentry {
         if let Some(child) = self.children.lock().get(name) {
             return Ok(child.clone());
         }
-        let inode = self.inode.lookup(name)?;
+        let inode = self.inode.clone().lookup(name)?;
         Ok(self.child(name, inode, false))
     }
 
@@ -96,7 +96,7 @@ impl Dentry {
             Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno),
         }
-        let inode = self.inode.create(name, node)?;
+        let inode = self.inode.clone().create(name, node)?;
         Ok(self.child(name, inode, false))
     }
 
@@ -139,6 +139,7 @@ impl Dentry {
             up = at.parent();
         }
         self.inode.rename(name, &new_dir.inode, new_name)?;
+        moved.inode.moved(&new_dir.inode, new_name);
         self.forget(name);
         *moved.names.lock() = Names { name: new_name.to_vec(), parent: Some(new_dir.clone()) };
         new_dir.children.lock().insert(new_name.to_vec(), moved);

@@ -77,6 +77,11 @@ pub trait FileOps: Send + Sync + Any {
         Err(Errno::EINVAL)
     }
 
+    /// Attributes of the file as it is open, where its name may be gone.
+    fn attr(&self) -> Option<Attr> {
+        None
+    }
+
     /// Attributes of a file without an inode.
     fn anonymous_attr(&self) -> Attr {
         Attr { mode: 0o600, nlink: 1, ino: 1, ..Attr::default() }
@@ -141,6 +146,9 @@ impl File {
     /// # Errors
     /// `EIO`
     pub fn attr(&self) -> SysResult<Attr> {
+        if let Some(attr) = self.ops.attr() {
+            return Ok(attr);
+        }
         self.inode.as_ref().map_or_else(|| Ok(self.ops.anonymous_attr()), |inode| inode.attr())
     }
 

@@ -107,7 +107,7 @@ pub trait Inode: Send + Sync + Any {
 
     /// # Errors
     /// `ENOENT`, `ENOTDIR`.
-    fn lookup(&self, _name: &[u8]) -> SysResult<Arc<dyn Inode>> {
+    fn lookup(self: Arc<Self>, _name: &[u8]) -> SysResult<Arc<dyn Inode>> {
         Err(Errno::ENOTDIR)
     }
 
@@ -140,7 +140,7 @@ pub trait Inode: Send + Sync + Any {
     ///
     /// # Errors
     /// `EEXIST`, `EROFS`, `ENOTDIR`.
-    fn create(&self, _name: &[u8], _node: &NewNode) -> SysResult<Arc<dyn Inode>> {
+    fn create(self: Arc<Self>, _name: &[u8], _node: &NewNode) -> SysResult<Arc<dyn Inode>> {
         Err(Errno::EROFS)
     }
 
@@ -167,6 +167,9 @@ pub trait Inode: Send + Sync + Any {
     fn rename(&self, _name: &[u8], _new_dir: &Arc<dyn Inode>, _new_name: &[u8]) -> SysResult<()> {
         Err(Errno::EROFS)
     }
+
+    /// It has been renamed: it is `new_name` in `new_dir` now.
+    fn moved(&self, _new_dir: &Arc<dyn Inode>, _new_name: &[u8]) {}
 
     /// # Errors
     /// `EROFS`, `EPERM`.

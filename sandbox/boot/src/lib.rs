@@ -132,10 +132,10 @@ fn search(root: &Arc<Dentry>, name: &[u8], env: &[String]) -> Option<Vec<u8>> {
 /// The host directory under a layer in memory, with our own /dev, /proc, /tmp and /sys.
 fn root_tree(fd: OwnedFd, kernel: &Arc<Kernel>) -> SysResult<Arc<Dentry>> {
     let devices = Arc::new(devfs::open);
-    let base = tmpfs::Node::root(Some(HostInode::root(fd)), 0o755, devices.clone())?;
+    let base = tmpfs::Node::root(Some(HostInode::root(fd, false)), 0o755, devices.clone())?;
     let root = Dentry::root(base);
-    let dev = tmpfs::Node::root(None, 0o755, devices.clone())?;
-    devfs::populate(&*dev)?;
+    let dev: Arc<dyn Inode> = tmpfs::Node::root(None, 0o755, devices.clone())?;
+    devfs::populate(&dev)?;
     let mounts: [(&[u8], Arc<dyn Inode>); 4] = [
         (b"dev", dev),
         (b"proc", procfs::root(kernel.clone())),

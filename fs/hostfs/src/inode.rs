@@ -1,0 +1,277 @@
+//! Files and directories.
+
+use std::any::Any;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, OnceLock, Weak};
+
+use abi::structs::{Statfs, Timespec};
+use abi::{Errno, SysResult, c};
+use rustix::fs::{AtFlags, Dir, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timestamps, Uid};
+use sync::Mutex;
+use usermem::HostFile;
+use vfs::{Attr, DirEntry, FileOps, Inode, NewNode, SetAttr, new_dev};
+
+use crate::regular::HostRegular;
+
+struct Root {
+    fd: OwnedFd,
+    dev: u64,
+    writable: bool,
+}
+
+/// Where a file is: its directory and its name there.
+#[derive(Clone)]
+struct Place {
+    parent: Arc<HostInode>,
+    name: Vec<u8>,
+}
+
+/// A file or directory below a host directory.
+pub struct HostInode {
+    root: Arc<Root>,
+    /// `None`: the root itself.
+    place: Mutex<Option<Place>>,
+    /// A directory, once something below it has been looked at: it stays the same one wherever it is moved.
+    dir: OnceLock<OwnedFd>,
+    /// The file as it was opened last: it may have lost its name since.
+    opened: Mutex<Weak<HostFile>>,
+}
+
+/// Attributes from the host's.
+pub fn attr_of(stat: &rustix::fs::Stat, dev: u64) -> Attr {
+    let time = |sec, nsec: u64| Timespec { sec, nsec: nsec.cast_signed() };
+    Attr {
+        dev,
+        // Inode numbers of several host filesystems meet here.
+        ino: stat.st_ino ^ (stat.st_dev << 40),
+        nlink: stat.st_nlink,
+        mode: stat.st_mode,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        rdev: stat.st_rdev,
+        size: stat.st_size.cast_unsigned(),
+        blocks: stat.st_blocks.cast_unsigned(),
+        atime: time(stat.st_atime, stat.st_atime_nsec),
+        mtime: time(stat.st_mtime, stat.st_mtime_nsec),
+        ctime: time(stat.st_ctime, stat.st_ctime_nsec),
+    }
+}
+
+impl HostInode {
+    /// The directory that `fd` is open on; below it files can be changed if `writable`.
+    #[must_use]
+    pub fn root(fd: OwnedFd, writable: bool) -> Arc<Self> {
+        Arc::new(Self::new(Arc::new(Root { fd, dev: new_dev(), writable }), None))
+    }
+
+    fn new(root: Arc<Root>, place: Option<Place>) -> Self {
+        Self { root, place: Mutex::new(place), dir: OnceLock::new(), opened: Mutex::default() }
+    }
+
+    fn place(&self) -> Option<Place> {
+        self.place.lock().clone()
+    }
+
+    /// The directory itself, to look below it.
+    fn dir(&self) -> SysResult<BorrowedFd<'_>> {
+        if let Some(fd) = self.dir.get() {
+            return Ok(fd.as_fd());
+        }
+        match self.place() {
+            None => Ok(self.root.fd.as_fd()),
+            Some(place) => {
+                let fd = open_at(place.parent.dir()?, &place.name, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+                Ok(self.dir.get_or_init(|| fd).as_fd())
+            }
+        }
+    }
+
+    /// A directory that may be changed.
+    fn writable_dir(&self) -> SysResult<BorrowedFd<'_>> {
+        if self.root.writable { self.dir() } else { Err(Errno::EROFS) }
+    }
+
+    fn downcast(inode: &Arc<dyn Inode>) -> SysResult<Arc<Self>> {
+        let any: Arc<dyn Any + Send + Sync> = inode.clone();
+        any.downcast().map_err(|_| Errno::EXDEV)
+    }
+
+    fn child(self: &Arc<Self>, name: &[u8]) -> Arc<Self> {
+        Arc::new(Self::new(self.root.clone(), Some(Place { parent: self.clone(), name: name.to_vec() })))
+    }
+
+    /// Opens it on the host.
+    fn open_host(&self, flags: OFlags) -> SysResult<OwnedFd> {
+        match self.place() {
+            None => open_at(self.root.fd.as_fd(), b".", flags, Mode::empty()),
+            Some(place) => open_at(place.parent.dir()?, &place.name, flags, Mode::empty()),
+        }
+    }
+}
+
+/// Opens one component below a directory.
+fn open_at(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags, mode: Mode) -> SysResult<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    Ok(rustix::fs::openat2(dir, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, mode, resolve)?)
+}
+
+impl Inode for HostInode {
+    fn attr(&self) -> SysResult<Attr> {
+        let opened = self.opened.lock().upgrade();
+        let stat = if let Some(file) = opened.filter(|file| file.writable()) {
+            rustix::fs::fstat(file.as_fd())?
+        } else if let Some(dir) = self.dir.get() {
+            rustix::fs::fstat(dir)?
+        } else {
+            match self.place() {
+                None => rustix::fs::fstat(&self.root.fd)?,
+                Some(place) => rustix::fs::statat(place.parent.dir()?, &*place.name, AtFlags::SYMLINK_NOFOLLOW)?,
+            }
+        };
+        Ok(attr_of(&stat, self.root.dev))
+    }
+
+    fn lookup(self: Arc<Self>, name: &[u8]) -> SysResult<Arc<dyn Inode>> {
+        let child = self.child(name);
+        child.attr()?;
+        Ok(child)
+    }
+
+    fn readdir(&self) -> SysResult<Vec<DirEntry>> {
+        let fd = self.open_host(OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut entries = Vec::new();
+        for entry in Dir::new(fd)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes().to_vec();
+            if name != b"." && name != b".." {
+                entries.push(DirEntry { name, ino: entry.ino(), kind: entry.file_type().as_raw_mode() });
+            }
+        }
+        Ok(entries)
+    }
+
+    fn readlink(&self) -> SysResult<Vec<u8>> {
+        let place = self.place().ok_or(Errno::EINVAL)?;
+        Ok(rustix::fs::readlinkat(place.parent.dir()?, &*place.name, Vec::new())?.into_bytes())
+    }
+
+    fn open(self: Arc<Self>, flags: i32) -> SysResult<Arc<dyn FileOps>> {
+        let writes = flags & c::O_ACCMODE != c::O_RDONLY || flags & c::O_TRUNC != 0;
+        if writes && !self.root.writable {
+            return Err(Errno::EROFS);
+        }
+        // Fifos, sockets and devices of the host are none of the guest's.
+        if self.attr()?.kind() != c::S_IFREG {
+            return Err(Errno::ENXIO);
+        }
+        let mode = if writes { OFlags::RDWR } else { OFlags::RDONLY };
+        let fd = self.open_host(mode | OFlags::NOCTTY | OFlags::NONBLOCK)?;
+        if flags & c::O_TRUNC != 0 {
+            rustix::fs::ftruncate(&fd, 0)?;
+        }
+        let file = HostFile::new(fd, writes);
+        if writes {
+            *self.opened.lock() = Arc::downgrade(&file);
+        }
+        Ok(Arc::new(HostRegular { file, dev: self.root.dev }))
+    }
+
+    fn create(self: Arc<Self>, name: &[u8], node: &NewNode) -> SysResult<Arc<dyn Inode>> {
+        let dir = self.writable_dir()?;
+        let mode = Mode::from_raw_mode(node.mode & 0o7777);
+        match node.mode & c::S_IFMT {
+            c::S_IFREG => drop(open_at(dir, name, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY, mode)?),
+            c::S_IFDIR => rustix::fs::mkdirat(dir, name, mode)?,
+            c::S_IFLNK => rustix::fs::symlinkat(&*node.target, dir, name)?,
+            // Other kinds would reach other programs of the host.
+            _ => return Err(Errno::EPERM),
+        }
+        Ok(self.child(name))
+    }
+
+    fn link(&self, name: &[u8], inode: &Arc<dyn Inode>) -> SysResult<()> {
+        let other = Self::downcast(inode)?;
+        if !Arc::ptr_eq(&other.root, &self.root) {
+            return Err(Errno::EXDEV);
+        }
+        let place = other.place().ok_or(Errno::EPERM)?;
+        rustix::fs::linkat(place.parent.dir()?, &*place.name, self.writable_dir()?, name, AtFlags::empty())?;
+        Ok(())
+    }
+
+    fn unlink(&self, name: &[u8], dir: bool) -> SysResult<()> {
+        let flags = if dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        rustix::fs::unlinkat(self.writable_dir()?, name, flags)?;
+        Ok(())
+    }
+
+    fn rename(&self, name: &[u8], new_dir: &Arc<dyn Inode>, new_name: &[u8]) -> SysResult<()> {
+        let to = Self::downcast(new_dir)?;
+        if !Arc::ptr_eq(&to.root, &self.root) {
+            return Err(Errno::EXDEV);
+        }
+        rustix::fs::renameat_with(self.writable_dir()?, name, to.writable_dir()?, new_name, RenameFlags::empty())?;
+        Ok(())
+    }
+
+    fn moved(&self, new_dir: &Arc<dyn Inode>, new_name: &[u8]) {
+        if let Ok(parent) = Self::downcast(new_dir) {
+            *self.place.lock() = Some(Place { parent, name: new_name.to_vec() });
+        }
+    }
+
+    fn set_attr(&self, set: &SetAttr) -> SysResult<()> {
+        if !self.root.writable {
+            return Err(Errno::EROFS);
+        }
+        let opened = self.opened.lock().upgrade();
+        if let Some(size) = set.size {
+            match &opened {
+                Some(file) => rustix::fs::ftruncate(file.as_fd(), size)?,
+                None if self.attr()?.kind() != c::S_IFREG => return Err(Errno::EINVAL),
+                None => rustix::fs::ftruncate(self.open_host(OFlags::WRONLY | OFlags::NONBLOCK)?, size)?,
+            }
+        }
+        let (dir, name);
+        let place = self.place();
+        (dir, name) = match &place {
+            None => (self.root.fd.as_fd(), &b"."[..]),
+            Some(place) => (place.parent.dir()?, &*place.name),
+        };
+        if set.uid.is_some() || set.gid.is_some() {
+            // Safe: `-1` has been taken out, and the host checks whether we may.
+            let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
+            rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        if let Some(mode) = set.mode {
+            // Links have no mode; the check and the change are on the same name, and a race can only hit the guest's own tree.
+            if self.attr()?.kind() == c::S_IFLNK {
+                return Err(Errno::EOPNOTSUPP);
+            }
+            rustix::fs::chmodat(dir, name, Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())?;
+        }
+        if set.atime.is_some() || set.mtime.is_some() {
+            let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+            let time = |time: Option<Timespec>| time.map_or(omit, |t| rustix::fs::Timespec { tv_sec: t.sec, tv_nsec: t.nsec });
+            let times = Timestamps { last_access: time(set.atime), last_modification: time(set.mtime) };
+            rustix::fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        Ok(())
+    }
+
+    fn statfs(&self) -> SysResult<Statfs> {
+        let host = rustix::fs::fstatfs(&self.root.fd)?;
+        Ok(Statfs {
+            kind: host.f_type,
+            bsize: host.f_bsize,
+            blocks: host.f_blocks,
+            bfree: host.f_bfree,
+            bavail: host.f_bavail,
+            files: host.f_files,
+            ffree: host.f_ffree,
+            namelen: host.f_namelen,
+            frsize: host.f_frsize,
+            ..Statfs::default()
+        })
+    }
+}
