@@ -13,7 +13,7 @@ const UNSAFE: [&str; 7] =
 const MAX_LINES: usize = 800;
 
 /// What a layer's crates may depend on, by directory prefix.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("lib/", &["lib/"]),
     ("platform/", &["lib/", "platform/"]),
     ("kernel/", &["lib/", "kernel/", "platform/api"]),
@@ -23,7 +23,8 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("syscalls/", &["lib/", "kernel/", "fs/", "net/", "platform/api", "syscalls/"]),
     ("sandbox/jail", &["lib/"]),
     ("sandbox/", &["lib/", "kernel/", "fs/", "net/", "platform/", "syscalls/", "sandbox/"]),
-    ("bin/", &["lib/", "sandbox/", "syscalls/"]),
+    ("runtime/", &["lib/", "sandbox/", "runtime/"]),
+    ("bin/", &["lib/", "runtime/", "sandbox/", "syscalls/"]),
 ];
 
 /// A crate of the workspace: directory and names of the workspace crates that it depends on.

@@ -1,52 +1,18 @@
 //! The command line.
 #![forbid(unsafe_code)]
 
+mod cli;
+
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use boot::BootConfig;
-use clap::{Parser, Subcommand};
+use anyhow::{Context, Result, bail};
+use boot::{BootConfig, Mount, Source, Writes};
+use clap::Parser;
+use oci::{Container, CreateOptions};
 
-/// Runs programs under a kernel of their own, in user space.
-#[derive(Parser)]
-#[command(name = "palisade", version, disable_help_subcommand = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Run a command over a host directory, which stays unchanged: writes go to memory.
-    Do {
-        /// Directory that becomes the root.
-        #[arg(long, default_value = "/")]
-        root: PathBuf,
-        /// Working directory inside.
-        #[arg(long, default_value = "/")]
-        cwd: String,
-        /// Set an environment variable.
-        #[arg(long = "env", short = 'e', value_name = "K=V")]
-        env: Vec<String>,
-        /// Write every system call to standard error.
-        #[arg(long)]
-        strace: bool,
-        /// The command and its arguments.
-        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-        command: Vec<String>,
-    },
-    /// Explain a topic.
-    Help {
-        #[command(subcommand)]
-        topic: Topic,
-    },
-}
-
-#[derive(Subcommand)]
-enum Topic {
-    /// List all system calls and how much of each is there.
-    Syscalls,
-}
+use cli::{Cli, Command, CreateArgs, DoArgs, Switch, Topic};
 
 /// The environment inside: what is given, and what every program expects.
 fn environment(given: Vec<String>) -> Vec<String> {
@@ -65,23 +31,135 @@ fn environment(given: Vec<String>) -> Vec<String> {
     env
 }
 
-fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Do { root, cwd, env, strace, command } => {
-            let config = BootConfig { root, cwd, argv: command, env: environment(env), strace };
-            match boot::run(&config) {
-                Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
-                Err(error) => {
-                    eprintln!("palisade: {error}");
-                    ExitCode::from(125)
-                }
-            }
+/// `SRC:DST[:ro]`
+fn volume(text: &str) -> Result<Mount> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, writes) = match parts.as_slice() {
+        [source, target] | [source, target, "rw"] => (source, target, Writes::ToHost),
+        [source, target, "ro"] => (source, target, Writes::No),
+        _ => bail!("--volume {text:?}: give SRC:DST or SRC:DST:ro"),
+    };
+    if source.is_empty() || !target.starts_with('/') {
+        bail!("--volume {text:?}: DST must be an absolute path");
+    }
+    Ok(Mount { target: (*target).to_owned(), source: Source::Bind(PathBuf::from(source), writes) })
+}
+
+fn run_do(args: DoArgs) -> Result<i32> {
+    let mut mounts = BootConfig::usual_mounts();
+    for text in &args.volume {
+        mounts.push(volume(text)?);
+    }
+    let config = BootConfig {
+        root: args.root,
+        writes: Writes::ToMemory,
+        mounts,
+        hostname: None,
+        cwd: args.cwd,
+        argv: args.command,
+        env: environment(args.env),
+        limits: Vec::new(),
+        strace: args.strace,
+    };
+    Ok(boot::run(&config, None)?)
+}
+
+/// A signal by number or name, with or without SIG.
+fn signal(text: &str) -> Result<i32> {
+    if let Ok(number) = text.parse::<i32>() {
+        return if (1..=64).contains(&number) { Ok(number) } else { bail!("signal {number}: between 1 and 64") };
+    }
+    let name = text.strip_prefix("SIG").unwrap_or(text);
+    // signal(7), x86-64.
+    let names = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
+        "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR",
+        "SYS",
+    ];
+    let found = names.iter().position(|known| *known == name).with_context(|| format!("signal {text:?} is unknown"))?;
+    Ok(i32::try_from(found + 1)?)
+}
+
+fn create_options(args: &CreateArgs) -> CreateOptions {
+    CreateOptions {
+        bundle: args.bundle.clone().unwrap_or_else(|| ".".into()),
+        pid_file: args.pid_file.clone(),
+        strace: args.strace,
+    }
+}
+
+/// Does what is asked; returns the exit status.
+fn execute(cli: Cli) -> Result<i32> {
+    let root = cli.state_root.unwrap_or_else(oci::state_root);
+    let find = |id: &str| Container::load(&root, id);
+    match cli.command {
+        Command::Do(args) => return run_do(args),
+        Command::Run { create, detach } => return oci::run(&root, &create.id, &create_options(&create), detach),
+        Command::Create(args) => drop(oci::create(&root, &args.id, &create_options(&args))?),
+        Command::Start { id } => oci::start(&find(&id)?)?,
+        Command::State { id } => println!("{}", serde_json::to_string_pretty(&find(&id)?.json())?),
+        Command::Kill { id, signal: text, all } => oci::kill(&find(&id)?, signal(&text)?, all)?,
+        Command::Delete { id, force } => match find(&id) {
+            Ok(container) => oci::delete(&container, force)?,
+            // As runc: what isn't there is deleted.
+            Err(_) if force => {}
+            Err(error) => return Err(error),
+        },
+        Command::List { quiet } => list(&Container::all(&root)?, quiet),
+        Command::Spec { bundle } => {
+            let path = oci::write_spec(&bundle.unwrap_or_else(|| ".".into()))?;
+            println!("{}", path.display());
         }
+        Command::Debug { id, strace } => oci::strace(&find(&id)?, strace == Switch::On)?,
         Command::Help { topic: Topic::Syscalls } => {
             for (number, name, level) in syscalls::list() {
                 println!("{number:4} {name:24} {level}");
             }
-            ExitCode::SUCCESS
+        }
+    }
+    Ok(0)
+}
+
+fn list(all: &[Container], quiet: bool) {
+    if !quiet {
+        println!("{:24} {:>8} {:10} {:24} BUNDLE", "ID", "PID", "STATUS", "CREATED");
+    }
+    for container in all {
+        if quiet {
+            println!("{}", container.id());
+            continue;
+        }
+        let status = format!("{:?}", container.status()).to_lowercase();
+        println!(
+            "{:24} {:>8} {status:10} {:24} {}",
+            container.id(),
+            container.pid(),
+            container.created(),
+            container.bundle().display()
+        );
+    }
+}
+
+/// Writes an error where errors are wanted: standard error, and the log as containerd and Docker read it.
+fn report(error: &anyhow::Error, log: Option<&PathBuf>, json: bool, debug: bool) {
+    let line = format!("{error:#}");
+    let _ =
+        if debug { writeln!(std::io::stderr(), "palisade: {error:?}") } else { writeln!(std::io::stderr(), "palisade: {line}") };
+    let Some(path) = log else { return };
+    let entry =
+        if json { serde_json::json!({ "level": "error", "msg": line }).to_string() } else { format!("level=error msg={line:?}") };
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    let _ = file.and_then(|mut file| writeln!(file, "{entry}"));
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let (log, json, debug) = (cli.log.clone(), cli.log_format == cli::LogFormat::Json, cli.debug);
+    match execute(cli) {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
+        Err(error) => {
+            report(&error, log.as_ref(), json, debug);
+            ExitCode::from(125)
         }
     }
 }

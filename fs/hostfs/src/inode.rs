@@ -64,6 +64,16 @@ impl HostInode {
         Arc::new(Self::new(Arc::new(Root { fd, dev: new_dev(), writable }), None))
     }
 
+    /// The file called `name` in the directory that `fd` is open on.
+    ///
+    /// # Errors
+    /// `ENOENT`
+    pub fn below(fd: OwnedFd, name: &[u8], writable: bool) -> SysResult<Arc<Self>> {
+        let file = Self::root(fd, writable).child(name);
+        file.attr()?;
+        Ok(file)
+    }
+
     fn new(root: Arc<Root>, place: Option<Place>) -> Self {
         Self { root, place: Mutex::new(place), dir: OnceLock::new(), opened: Mutex::default() }
     }

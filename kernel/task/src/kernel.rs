@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
+use abi::structs::Rlimit;
 use abi::{Errno, SysResult};
 use platform::{Platform, UserRegs};
 use sync::{Mutex, Parker, monotonic_ns};
@@ -37,6 +38,8 @@ pub struct InitRequest {
     pub argv: Vec<Vec<u8>>,
     pub envp: Vec<Vec<u8>>,
     pub stdio: Vec<Arc<File>>,
+    /// Resource limits (`RLIMIT_*`) that are not the usual ones.
+    pub limits: Vec<(usize, Rlimit)>,
 }
 
 /// The kernel of one sandbox.
@@ -125,6 +128,11 @@ impl Kernel {
         let context = image.mm.aspace().clone().new_context(&regs, None)?;
         let pid = self.new_pid()?;
         let group = Group::new(pid, None, 0);
+        for (resource, limit) in request.limits {
+            if let Some(slot) = group.limits.lock().get_mut(resource) {
+                *slot = limit;
+            }
+        }
         let task = Task::new(self, pid, &group, image.mm, fds, Arc::new(Mutex::new(fs)), &image.comm);
         task.lock().exe = Some(image.exe);
         self.groups.lock().insert(pid, group);
@@ -139,6 +147,18 @@ impl Kernel {
             }
             self.done.park(None);
         }
+    }
+
+    /// Ends the sandbox without a first process.
+    pub fn give_up(&self, status: i32) {
+        self.init_ended(status);
+    }
+
+    /// Switches the writing of system calls on or off, from the next call of each task on.
+    pub fn set_trace(&self, on: bool) {
+        self.trace.store(on, Ordering::SeqCst);
+        let tasks: Vec<_> = self.tasks.lock().values().cloned().collect();
+        tasks.iter().for_each(|task| task.tell_identity());
     }
 
     pub(crate) fn init_ended(&self, status: i32) {

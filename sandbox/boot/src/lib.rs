@@ -1,30 +1,24 @@
 //! Assembles kernel, platform and filesystems into a sandbox, and confines it.
 #![forbid(unsafe_code)]
 
-use std::fs::File as HostFileHandle;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+mod config;
+mod control;
+mod tree;
 
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+
+use abi::c;
 use abi::signal::SigInfo;
-use abi::{SysResult, c};
-use hostfs::{HostInode, HostStream};
+use hostfs::HostStream;
 use systrap::Systrap;
 use task::{InitRequest, Kernel};
-use vfs::{Dentry, File, Inode, NewNode};
+use vfs::{Dentry, File};
 
-/// What to run.
-pub struct BootConfig {
-    /// The host directory that becomes the root, read-only below a layer in memory.
-    pub root: PathBuf,
-    pub cwd: String,
-    pub argv: Vec<String>,
-    pub env: Vec<String>,
-    /// Write every system call to standard error.
-    pub strace: bool,
-}
+pub use abi::structs::Rlimit;
+pub use config::{BootConfig, Mount, Source, Writes};
 
 /// What went wrong, for one line on the terminal.
 #[derive(Debug)]
@@ -42,6 +36,17 @@ impl std::fmt::Display for BootError {
 
 impl std::error::Error for BootError {}
 
+impl BootError {
+    /// The exit status for it, as docker run has them: 127: no such program; 126: not executable; 125: the sandbox itself.
+    fn status(&self) -> i32 {
+        match self.cause.as_str() {
+            "ENOENT" => 127,
+            "EACCES" | "ENOEXEC" => 126,
+            _ => 125,
+        }
+    }
+}
+
 fn failed<E: std::fmt::Display>(what: &str, hint: &'static str) -> impl FnOnce(E) -> BootError {
     let what = what.to_owned();
     move |error| BootError { what, cause: error.to_string(), hint }
@@ -50,38 +55,114 @@ fn failed<E: std::fmt::Display>(what: &str, hint: &'static str) -> impl FnOnce(E
 const USERNS_HINT: &str =
     " (the host must allow user namespaces: sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces>0)";
 
-/// Runs a sandbox in a child process; returns the exit status of its first program (128+n for a signal).
+/// How a container is controlled from outside; `do` has none.
+pub struct Control {
+    /// Where clients connect.
+    pub listener: UnixListener,
+    /// Told `ok` or `error` and why, one line, when the container is there to be started.
+    pub ready: UnixStream,
+}
+
+/// Runs a sandbox in a child process; returns the exit status of its first program (128+n for a signal). With `control`, the program
+/// starts when told so.
 ///
 /// # Errors
 /// When the sandbox can't be built. The child reports its own errors and exits with 125.
-pub fn run(config: &BootConfig) -> Result<i32, BootError> {
-    let root = HostFileHandle::open(&config.root)
-        .map_err(failed(&format!("cannot open root {}", config.root.display()), " (give a directory with --root)"))?;
+pub fn run(config: &BootConfig, control: Option<Control>) -> Result<i32, BootError> {
+    let mounts = tree::prepare(config)
+        .map_err(failed("cannot open what is to be mounted", " (see --root, --volume, root.path, mounts)"))?;
     jail::block_signals();
-    let uid_error = failed("cannot make namespaces", USERNS_HINT);
-    jail::enter_namespaces().map_err(uid_error)?;
+    jail::enter_namespaces().map_err(failed("cannot make namespaces", USERNS_HINT))?;
+    let (ours, theirs) = UnixStream::pair().map_err(failed("cannot make a socket pair", ""))?;
     match jail::fork().map_err(failed("cannot fork", ""))? {
-        Some(child) => jail::forward_until_exit(child).map_err(failed("cannot wait for the sandbox", "")),
+        Some(child) => {
+            drop(theirs);
+            let control = control.map(|control| (control.listener, report(&ours, control.ready)));
+            let control = control.as_ref().map(|(listener, ())| (listener, &ours));
+            jail::supervise(child, control).map_err(failed("cannot wait for the sandbox", ""))
+        }
         None => {
-            let status = sentry(config, root.into()).unwrap_or_else(|error| {
-                eprintln!("palisade: {error}");
-                // As docker run: the sandbox itself failed; 127 and 126: no such program, not executable.
-                match error.cause.as_str() {
-                    "ENOENT" => 127,
-                    "EACCES" | "ENOEXEC" => 126,
-                    _ => 125,
-                }
+            drop(ours);
+            let commands = control.map(|_| theirs);
+            let status = sentry(config, mounts, commands).unwrap_or_else(|error| {
+                // Standard error may be gone.
+                let _ = writeln!(io::stderr(), "palisade: {error}");
+                error.status()
             });
             std::process::exit(status)
         }
     }
 }
 
+/// Passes on whether the sentry is ready.
+fn report(sentry: &UnixStream, mut ready: UnixStream) {
+    let (mut line, mut byte, mut from) = (Vec::new(), [0], sentry);
+    while from.read(&mut byte).is_ok_and(|count| count == 1) && byte != *b"\n" {
+        line.extend_from_slice(&byte);
+    }
+    line.push(b'\n');
+    // Who asked may have given up.
+    let _ = ready.write_all(&line);
+}
+
 /// The sentry, as pid 1 of its namespace.
-fn sentry(config: &BootConfig, root: OwnedFd) -> Result<i32, BootError> {
+fn sentry(config: &BootConfig, mounts: Vec<tree::Prepared>, commands: Option<UnixStream>) -> Result<i32, BootError> {
     jail::die_with_parent();
+    // A sentry that isn't whole must not go on: its guests would wait for ever.
+    std::panic::set_hook(Box::new(|info| {
+        let _ = writeln!(io::stderr(), "palisade: internal error, please report it: {info}");
+        std::process::exit(125);
+    }));
+    let commands_error = commands.as_ref().and_then(|stream| stream.try_clone().ok());
+    let built = build(config, mounts);
+    if let (Some(mut stream), Err(error)) = (commands_error, &built) {
+        let _ = stream.write_all(format!("error {error}\n").as_bytes());
+    }
+    let (kernel, request) = built?;
+    let name = config.argv.first().cloned().unwrap_or_default();
+    let starter = kernel.clone();
+    let mut request = Some(request);
+    let mut start = move || -> Result<(), BootError> {
+        let request = request.take().ok_or_else(|| failed("cannot start", "")("it has been started"))?;
+        starter.start_init(request).map_err(failed(&format!("cannot run {name:?}"), ""))
+    };
+    let forward = kernel.clone();
+    std::thread::spawn(move || {
+        loop {
+            let signo = jail::next_signal();
+            match forward.group(1) {
+                Some(init) => init.signal(SigInfo::kernel(signo)),
+                // Not started yet: what would end the program ends the container.
+                None => std::process::exit(128 + signo),
+            }
+        }
+    });
+    match commands {
+        None => start()?,
+        Some(mut stream) => {
+            stream.write_all(b"ok\n").map_err(failed("cannot report", ""))?;
+            let kernel = kernel.clone();
+            std::thread::spawn(move || {
+                control::serve(stream, &kernel.clone(), move || {
+                    start().map_err(|error| {
+                        // The container is as good as stopped.
+                        kernel.give_up(error.status() << 8);
+                        error.to_string()
+                    })
+                });
+            });
+        }
+    }
+    let status = kernel.wait_init();
+    Ok(if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) })
+}
+
+/// Confines this process and builds the kernel.
+fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<(Arc<Kernel>, InitRequest), BootError> {
     // Terminal signals come by the parent only: stubs must not see them.
     rustix::process::setsid().map_err(failed("setsid", ""))?;
+    // Guests have masks of their own.
+    rustix::process::umask(rustix::fs::Mode::empty());
     usermem::install_fault_handler();
     let vdso = systrap::host_vdso().map_err(failed("cannot read /proc/self/maps", ""))?;
     jail::empty_root().map_err(failed("cannot make an empty root", ""))?;
@@ -91,27 +172,26 @@ fn sentry(config: &BootConfig, root: OwnedFd) -> Result<i32, BootError> {
     jail::filter().map_err(failed("cannot filter system calls", ""))?;
 
     let kernel = Kernel::new(Box::new(platform), syscalls::dispatch);
-    kernel.trace.store(config.strace, Ordering::Relaxed);
-    let root = root_tree(root, &kernel).map_err(failed("cannot assemble the root filesystem", ""))?;
+    kernel.set_trace(config.strace);
+    if let Some(name) = &config.hostname {
+        *kernel.hostname.lock() = name.clone().into_bytes();
+    }
+    let root = tree::assemble(mounts, &kernel).map_err(failed("cannot assemble the root filesystem", ""))?;
     let bytes = |texts: &[String]| texts.iter().map(|text| text.clone().into_bytes()).collect::<Vec<_>>();
     let stdio = standard_streams().map_err(failed("cannot take over standard streams", ""))?;
     let argv = bytes(&config.argv);
     let given = argv.first().cloned().unwrap_or_default();
     let path = search(&root, &given, &config.env).unwrap_or(given);
-    let name = config.argv.first().cloned().unwrap_or_default();
-    let request = InitRequest { root, cwd: config.cwd.clone().into_bytes(), path, argv, envp: bytes(&config.env), stdio };
-    kernel.start_init(request).map_err(failed(&format!("cannot run {name:?}"), ""))?;
-    let forward = kernel.clone();
-    std::thread::spawn(move || {
-        loop {
-            let signo = jail::next_signal();
-            if let Some(init) = forward.group(1) {
-                init.signal(SigInfo::kernel(signo));
-            }
-        }
-    });
-    let status = kernel.wait_init();
-    Ok(if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) })
+    let request = InitRequest {
+        root,
+        cwd: config.cwd.clone().into_bytes(),
+        path,
+        argv,
+        envp: bytes(&config.env),
+        stdio,
+        limits: config.limits.clone(),
+    };
+    Ok((kernel, request))
 }
 
 /// Finds a command along PATH, as execvp(3) does.
@@ -127,29 +207,6 @@ fn search(root: &Arc<Dentry>, name: &[u8], env: &[String]) -> Option<Vec<u8>> {
         let attr = found.inode().attr().ok()?;
         (attr.kind() == c::S_IFREG && attr.mode & 0o111 != 0).then_some(full)
     })
-}
-
-/// The host directory under a layer in memory, with our own /dev, /proc, /tmp and /sys.
-fn root_tree(fd: OwnedFd, kernel: &Arc<Kernel>) -> SysResult<Arc<Dentry>> {
-    let devices = Arc::new(devfs::open);
-    let base = tmpfs::Node::root(Some(HostInode::root(fd, false)), 0o755, devices.clone())?;
-    let root = Dentry::root(base);
-    let dev: Arc<dyn Inode> = tmpfs::Node::root(None, 0o755, devices.clone())?;
-    devfs::populate(&dev)?;
-    let mounts: [(&[u8], Arc<dyn Inode>); 4] = [
-        (b"dev", dev),
-        (b"proc", procfs::root(kernel.clone())),
-        (b"tmp", tmpfs::Node::root(None, 0o1777, devices.clone())?),
-        (b"sys", tmpfs::Node::root(None, 0o555, devices)?),
-    ];
-    for (name, inode) in mounts {
-        if root.lookup(name).is_err() {
-            let node = NewNode { mode: c::S_IFDIR | 0o755, uid: 0, gid: 0, rdev: 0, target: Vec::new() };
-            root.create(name, &node)?;
-        }
-        root.mount(name, inode);
-    }
-    Ok(root)
 }
 
 /// Standard input, output and error of this process.

@@ -30,6 +30,16 @@ const ALLOWED: &[i64] = &[
     libc::SYS_close,
     // Duplicates and flags of descriptors (Rust's OwnedFd checks in debug builds).
     libc::SYS_fcntl,
+    // Writable host directories (hostfs): names directly below open directories.
+    libc::SYS_mkdirat,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat2,
+    libc::SYS_linkat,
+    libc::SYS_symlinkat,
+    libc::SYS_fchmodat,
+    libc::SYS_fchownat,
+    libc::SYS_utimensat,
+    libc::SYS_fsync,
     // Waiting for standard streams, looking whether a stub lives.
     libc::SYS_poll,
     libc::SYS_ppoll,
@@ -62,6 +72,9 @@ const ALLOWED: &[i64] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_restart_syscall,
+    // Commands from the supervisor, on the one socket pair with it.
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
     // Stubs: sockets to send descriptors on, handles, interrupts. The pid namespace holds nothing but stubs.
     libc::SYS_socketpair,
     libc::SYS_sendmsg,

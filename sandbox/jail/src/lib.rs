@@ -5,7 +5,10 @@
 mod filter;
 
 use std::fs;
-use std::io;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
 
 pub use filter::filter;
 
@@ -123,29 +126,63 @@ pub fn next_signal() -> i32 {
     signo
 }
 
-/// Passes [`FORWARDED`] on to `pid` until it ends; returns its exit status (128+n for a signal).
+/// Passes [`FORWARDED`] on to `pid` until it ends; returns its exit status (128+n for a signal). Meanwhile, answers whoever connects to
+/// `control` by passing a line on to `sentry` and its answer, a line too, back.
 ///
 /// # Errors
 /// What waitpid(2) says.
-pub fn forward_until_exit(pid: i32) -> io::Result<i32> {
+pub fn supervise(pid: i32, control: Option<(&UnixListener, &UnixStream)>) -> io::Result<i32> {
     // No thread can be made here: the next child's pid namespace is another.
     let mut set = forwarded();
-    // SAFETY: a valid set.
-    unsafe {
+    // SAFETY: a valid set; the descriptor is new and ours.
+    let signals = unsafe {
         libc::sigaddset(&raw mut set, libc::SIGCHLD);
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
-    }
+        fs::File::from_raw_fd(check(libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC).into())? as i32)
+    };
     loop {
-        let (mut signo, mut status) = (0, 0);
+        let mut status = 0;
         // SAFETY: writes to a local; the child isn't reaped but here.
         let reaped = check(unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) }.into())?;
         if reaped != 0 {
             return Ok(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) });
         }
-        // SAFETY: a valid set and a local.
-        if unsafe { libc::sigwait(&raw const set, &raw mut signo) } == 0 && signo != libc::SIGCHLD {
-            // SAFETY: our own child, not reaped yet.
-            unsafe { libc::kill(pid, signo) };
+        let fd = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let mut fds = [fd(signals.as_raw_fd()), fd(control.map_or(-1, |(listener, _)| listener.as_raw_fd()))];
+        // SAFETY: two entries.
+        unsafe { libc::poll(fds.as_mut_ptr(), 2, -1) };
+        let [on_signal, on_control] = fds.map(|fd| fd.revents != 0);
+        if on_signal {
+            // struct signalfd_siginfo: the number is its first word.
+            let mut info = [0; 128];
+            (&signals).read_exact(&mut info)?;
+            let signo = i32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
+            if signo != libc::SIGCHLD {
+                // SAFETY: our own child, not reaped yet.
+                unsafe { libc::kill(pid, signo) };
+            }
+        }
+        if on_control && let Some((listener, sentry)) = control {
+            // A client that misbehaves harms itself.
+            let _ = listener.accept().and_then(|(client, _)| relay(client, sentry));
         }
     }
+}
+
+/// Passes one line there and one back.
+fn relay(client: UnixStream, sentry: &UnixStream) -> io::Result<()> {
+    let patience = Some(Duration::from_secs(10));
+    client.set_read_timeout(patience)?;
+    sentry.set_read_timeout(patience)?;
+    let mut line = String::new();
+    BufReader::new((&client).take(4096)).read_line(&mut line)?;
+    let mut to_sentry = sentry;
+    to_sentry.write_all(line.as_bytes())?;
+    let mut answer = Vec::new();
+    let mut byte = [0];
+    while to_sentry.read(&mut byte)? == 1 && byte != *b"\n" {
+        answer.extend_from_slice(&byte);
+    }
+    answer.push(b'\n');
+    (&client).write_all(&answer)
 }

@@ -20,6 +20,7 @@ mod stat;
 mod time;
 mod xattr;
 
+use std::io::Write;
 use std::sync::atomic::Ordering;
 
 use abi::{Errno, SysResult, nr};
@@ -100,16 +101,21 @@ pub fn dispatch(current: &mut Current, number: u64, args: [u64; 6]) -> SysResult
     call(current, number, args)
 }
 
+/// Writes a line to standard error, which may be gone.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Writes a call and what it comes to to standard error.
 fn trace(current: &mut Current, number: u64, args: [u64; 6]) -> SysResult<u64> {
     let tid = current.task.tid;
     let name = nr::name(number).map_or_else(|| format!("syscall_{number:#x}"), str::to_owned);
     let [a, b, c, d, e, f] = args;
-    eprintln!("[{tid}] {name}({a:#x}, {b:#x}, {c:#x}, {d:#x}, {e:#x}, {f:#x}) ...");
+    say(&format!("[{tid}] {name}({a:#x}, {b:#x}, {c:#x}, {d:#x}, {e:#x}, {f:#x}) ..."));
     let result = call(current, number, args);
     match result {
-        Ok(value) => eprintln!("[{tid}] {name} = {value:#x}"),
-        Err(errno) => eprintln!("[{tid}] {name} = -1 {errno}"),
+        Ok(value) => say(&format!("[{tid}] {name} = {value:#x}")),
+        Err(errno) => say(&format!("[{tid}] {name} = -1 {errno}")),
     }
     result
 }

@@ -1,0 +1,70 @@
+//! What to run.
+
+use std::path::PathBuf;
+
+use abi::structs::Rlimit;
+
+/// How a host directory is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// Refused.
+    No,
+    /// Kept in memory, and lost at the end.
+    ToMemory,
+    /// Done on the host.
+    ToHost,
+}
+
+/// What is mounted somewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file or directory of the host.
+    Bind(PathBuf, Writes),
+    Tmpfs {
+        mode: u32,
+    },
+    Proc,
+    /// The devices of /dev.
+    Devices,
+    /// An empty directory that nothing can be made in.
+    Empty,
+}
+
+/// A mount, in order of mounting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    pub target: String,
+    pub source: Source,
+}
+
+/// What to run, and over what.
+#[derive(Clone, Debug)]
+pub struct BootConfig {
+    /// The host directory that becomes the root.
+    pub root: PathBuf,
+    pub writes: Writes,
+    pub mounts: Vec<Mount>,
+    pub hostname: Option<String>,
+    pub cwd: String,
+    pub argv: Vec<String>,
+    pub env: Vec<String>,
+    /// Resource limits (`RLIMIT_*`).
+    pub limits: Vec<(usize, Rlimit)>,
+    /// Write every system call to standard error.
+    pub strace: bool,
+}
+
+impl BootConfig {
+    /// What every sandbox has mounted: /dev, /dev/shm, /proc, /sys, /tmp.
+    #[must_use]
+    pub fn usual_mounts() -> Vec<Mount> {
+        let mount = |target: &str, source| Mount { target: target.to_owned(), source };
+        vec![
+            mount("/proc", Source::Proc),
+            mount("/dev", Source::Devices),
+            mount("/dev/shm", Source::Tmpfs { mode: 0o1777 }),
+            mount("/sys", Source::Empty),
+            mount("/tmp", Source::Tmpfs { mode: 0o1777 }),
+        ]
+    }
+}

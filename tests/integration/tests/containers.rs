@@ -1,0 +1,196 @@
+//! The OCI command line: bundles, lifecycle, state.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use integration::{Outcome, palisade};
+
+/// A bundle of its own with a state root of its own; removed on drop.
+struct Bundle {
+    dir: PathBuf,
+}
+
+impl Bundle {
+    /// A bundle over the host's files that runs a shell script.
+    fn new(name: &str, script: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("palisade-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("rootfs")).unwrap();
+        let bundle = Self { dir };
+        let spec = bundle.palisade(&["spec", "--bundle", bundle.path()]);
+        assert_eq!(spec.status, 0, "{spec:?}");
+        // The host's /usr and the links to it, read-only, are a userland.
+        bundle.edit(|config| {
+            let argv = ["/usr/bin/sh", "-c", script];
+            config["process"]["args"] = argv.iter().map(|word| serde_json::Value::from(*word)).collect();
+            let mounts = config["mounts"].as_array_mut().unwrap();
+            for dir in ["/usr", "/bin", "/lib", "/lib64"].iter().filter(|dir| Path::new(dir).exists()) {
+                mounts.push(serde_json::json!({ "destination": dir, "type": "bind", "source": dir, "options": ["bind", "ro"] }));
+            }
+            config["root"]["readonly"] = false.into();
+        });
+        bundle
+    }
+
+    fn path(&self) -> &str {
+        self.dir.to_str().unwrap()
+    }
+
+    fn edit(&self, change: impl FnOnce(&mut serde_json::Value)) {
+        let path = self.dir.join("config.json");
+        let mut config = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        change(&mut config);
+        std::fs::write(path, serde_json::to_vec(&config).unwrap()).unwrap();
+    }
+
+    /// Runs a command with this bundle's state root.
+    fn palisade(&self, args: &[&str]) -> Outcome {
+        // A file for the output: a created container keeps it open.
+        let out = self.dir.join("out");
+        let (stdout, stderr) = (std::fs::File::create(&out).unwrap(), std::fs::File::create(self.dir.join("err")).unwrap());
+        let mut command = Command::new("timeout");
+        command.args(["-k", "1", "60"]).arg(palisade()).arg("--root").arg(self.dir.join("state")).args(args);
+        let status = command.stdin(std::process::Stdio::null()).stdout(stdout).stderr(stderr).status().unwrap();
+        let text = |name: &str| std::fs::read_to_string(self.dir.join(name)).unwrap();
+        Outcome { status: status.code().unwrap_or(-1), stdout: text("out"), stderr: text("err") }
+    }
+
+    fn ok(&self, args: &[&str]) -> String {
+        let outcome = self.palisade(args);
+        assert_eq!((outcome.status, outcome.stderr.as_str()), (0, ""), "{args:?}");
+        outcome.stdout
+    }
+
+    fn status(&self, id: &str) -> String {
+        let state: serde_json::Value = serde_json::from_str(&self.ok(&["state", id])).unwrap();
+        state["status"].as_str().unwrap().to_owned()
+    }
+
+    fn wait_for(&self, id: &str, status: &str) {
+        let start = std::time::Instant::now();
+        while self.status(id) != status {
+            assert!(start.elapsed().as_secs() < 20, "{id} isn't {status} but {}", self.status(id));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        for id in self.palisade(&["list", "--quiet"]).stdout.lines() {
+            self.palisade(&["delete", "--force", id]);
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+#[test]
+fn a_container_runs_to_its_end() {
+    let bundle = Bundle::new("run", "echo inside; uname -r; hostname 2>/dev/null || cat /proc/sys/kernel/hostname; exit 7");
+    let outcome = bundle.palisade(&["run", "--bundle", bundle.path(), "one"]);
+    assert_eq!(outcome, Outcome { status: 7, stdout: "inside\n6.12.0-palisade\npalisade\n".into(), stderr: String::new() });
+    assert_eq!(bundle.ok(&["list", "--quiet"]), "");
+}
+
+#[test]
+fn the_lifecycle_is_runcs() {
+    let bundle = Bundle::new("life", "trap 'exit 3' TERM; while :; do sleep 0.05; done");
+    let pid_file = bundle.dir.join("pid");
+    bundle.ok(&["create", "--bundle", bundle.path(), "--pid-file", pid_file.to_str().unwrap(), "one"]);
+    let state: serde_json::Value = serde_json::from_str(&bundle.ok(&["state", "one"])).unwrap();
+    assert_eq!(state["status"], "created");
+    assert_eq!(state["pid"].to_string(), std::fs::read_to_string(&pid_file).unwrap());
+    assert_eq!(bundle.palisade(&["create", "--bundle", bundle.path(), "one"]).status, 125);
+    bundle.ok(&["start", "one"]);
+    assert_eq!(bundle.status("one"), "running");
+    assert_eq!(bundle.palisade(&["start", "one"]).status, 125);
+    let refused = bundle.palisade(&["delete", "one"]);
+    assert!(refused.status == 125 && refused.stderr.contains("is running"), "{refused:?}");
+    bundle.ok(&["kill", "one", "SIGTERM"]);
+    bundle.wait_for("one", "stopped");
+    assert_eq!(bundle.palisade(&["kill", "one", "TERM"]).status, 125);
+    bundle.ok(&["delete", "one"]);
+    assert_eq!(bundle.palisade(&["state", "one"]).status, 125);
+}
+
+#[test]
+fn force_removes_everything() {
+    let bundle = Bundle::new("force", "sleep 1000 & sleep 1000");
+    bundle.ok(&["run", "--detach", "--bundle", bundle.path(), "one"]);
+    assert_eq!(bundle.status("one"), "running");
+    let pid = serde_json::from_str::<serde_json::Value>(&bundle.ok(&["state", "one"])).unwrap()["pid"].to_string();
+    bundle.ok(&["delete", "--force", "one"]);
+    assert!(!bundle.dir.join("state/one").exists());
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    // As runc: what isn't there needs no removing.
+    bundle.ok(&["delete", "--force", "one"]);
+}
+
+#[test]
+fn writes_reach_the_host_where_they_may() {
+    let script = "echo kept > /kept; mkdir /vol/d && echo x > /vol/d/f && mv /vol/d /vol/e && rm /vol/gone; echo no 2>/dev/null > /ro/f; echo $?; \
+                  ln -s ../../../../../../etc/passwd /vol/link; cat /vol/link >/dev/null 2>&1; echo $?";
+    let bundle = Bundle::new("writes", script);
+    for dir in ["vol", "ro"] {
+        std::fs::create_dir(bundle.dir.join(dir)).unwrap();
+    }
+    std::fs::write(bundle.dir.join("vol/gone"), "").unwrap();
+    bundle.edit(|config| {
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        mounts.push(serde_json::json!({ "destination": "/vol", "type": "bind", "source": "vol", "options": ["rbind"] }));
+        mounts.push(serde_json::json!({ "destination": "/ro", "type": "bind", "source": "ro", "options": ["bind", "ro"] }));
+    });
+    let outcome = bundle.palisade(&["run", "--bundle", bundle.path(), "one"]);
+    // The link leads to the container's /etc/passwd, which isn't there, not to the host's.
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "2\n1\n"), "{outcome:?}");
+    assert_eq!(std::fs::read_to_string(bundle.dir.join("rootfs/kept")).unwrap(), "kept\n");
+    assert_eq!(std::fs::read_to_string(bundle.dir.join("vol/e/f")).unwrap(), "x\n");
+    assert!(!bundle.dir.join("vol/gone").exists() && !bundle.dir.join("ro/f").exists());
+}
+
+#[test]
+fn what_cannot_be_honoured_is_refused() {
+    let bundle = Bundle::new("refuse", "true");
+    let refusal = |change: fn(&mut serde_json::Value), word: &str| {
+        let before = std::fs::read(bundle.dir.join("config.json")).unwrap();
+        bundle.edit(change);
+        let outcome = bundle.palisade(&["run", "--bundle", bundle.path(), "one"]);
+        assert!(outcome.status == 125 && outcome.stderr.contains(word) && outcome.stderr.lines().count() == 1, "{outcome:?}");
+        assert!(!bundle.dir.join("state/one").exists());
+        std::fs::write(bundle.dir.join("config.json"), before).unwrap();
+    };
+    refusal(|config| config["process"]["terminal"] = true.into(), "process.terminal");
+    refusal(|config| config["process"]["user"]["uid"] = 1000.into(), "process.user");
+    refusal(|config| config["process"]["args"] = serde_json::json!([]), "process.args");
+    refusal(|config| config["process"]["args"] = serde_json::json!(["/no/such/program"]), "ENOENT");
+    refusal(|config| config["root"]["path"] = "missing".into(), "missing");
+    refusal(|config| config["ociVersion"] = "9.0".into(), "ociVersion");
+    refusal(|config| config["mounts"][0]["type"] = "nonsense".into(), "nonsense");
+    let missing = bundle.palisade(&["run", "--bundle", "/no/such/bundle", "one"]);
+    assert!(missing.status == 125 && missing.stderr.contains("/no/such/bundle"), "{missing:?}");
+    assert_eq!(bundle.palisade(&["run", "--bundle", bundle.path(), "../up"]).status, 125);
+}
+
+#[test]
+fn tracing_is_switched_while_it_runs() {
+    let bundle = Bundle::new("trace", "while :; do sleep 0.02; done");
+    let log = bundle.dir.join("trace");
+    let status = Command::new(palisade())
+        .arg("--root")
+        .arg(bundle.dir.join("state"))
+        .args(["run", "--detach", "--bundle", bundle.path(), "one"])
+        .stdin(std::process::Stdio::null())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let lines = || std::fs::read_to_string(&log).unwrap();
+    assert_eq!(lines(), "");
+    bundle.ok(&["debug", "one", "--strace", "on"]);
+    let start = std::time::Instant::now();
+    while !lines().contains("wait4") {
+        assert!(start.elapsed().as_secs() < 20, "{}", lines());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    bundle.ok(&["debug", "one", "--strace", "off"]);
+}
