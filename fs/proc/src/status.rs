@@ -154,7 +154,7 @@ fn stat(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     let since = group.started.saturating_sub(proc.kernel.started);
     let status = if state(view).0 == 'Z' { group.ending().unwrap_or(0) } else { 0 };
     let low = |set: SigSet| set.0 & 0x7fff_ffff;
-    let exit_signal = if view.id == group.pid { group.exit_signal } else { -1 };
+    let exit_signal = if view.id == group.pid { group.exit_signal.load(std::sync::atomic::Ordering::Relaxed) } else { -1 };
 
     let mut out = format!("{} (", view.id).into_bytes();
     out.extend(comm_escaped(view));

@@ -171,8 +171,9 @@ impl MemoryManager {
             return Err(Errno::ENOMEM);
         }
         let user = self.aspace.user_range();
-        let below = user.start.max(site.saturating_sub(REACH))..site;
-        let above = site..user.end.min(site.saturating_add(REACH));
+        let (site, reach) = (page_down(site), page_down(REACH));
+        let below = user.start.max(site.saturating_sub(reach))..site;
+        let above = site + PAGE_SIZE..user.end.min(site.saturating_add(reach));
         let gap = |within: Range<u64>| if within.start < within.end { state.vmas.gap_below(PAGE_SIZE, within) } else { None };
         let page = gap(below).or_else(|| gap(above)).ok_or(Errno::ENOMEM)?;
         let range = page..page + PAGE_SIZE;

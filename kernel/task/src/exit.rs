@@ -151,6 +151,7 @@ impl crate::kernel::Kernel {
         if let Some(init) = self.group(1) {
             for orphan in orphans {
                 *orphan.parent.lock() = Arc::downgrade(&init);
+                orphan.exit_signal.store(c::SIGCHLD, Ordering::Relaxed);
                 let tasks = orphan.tasks.lock().clone();
                 tasks.iter().for_each(|task| task.tell_identity());
                 let zombie = orphan.is_zombie();
@@ -169,13 +170,14 @@ impl crate::kernel::Kernel {
             parent.children.lock().retain(|child| child.pid != group.pid);
             self.groups.lock().remove(&group.pid);
         }
-        if group.exit_signal != 0 {
+        let exit_signal = group.exit_signal.load(Ordering::Relaxed);
+        if exit_signal != 0 {
             let (code, value) = match status & 0x7f {
                 0 => (c::CLD_EXITED, status >> 8 & 0xff),
                 signo => (c::CLD_KILLED, signo),
             };
             let mut info = SigInfo::child(code, group.pid, 0, value);
-            info.signo = group.exit_signal;
+            info.signo = exit_signal;
             parent.signal(info);
         }
         parent.child_queue.wake(PollEvents::IN);

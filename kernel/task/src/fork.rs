@@ -126,6 +126,7 @@ impl Current {
         // From here on there is no way back. The other threads go first.
         self.end_siblings();
         let group = self.task.group.clone();
+        group.exit_signal.store(c::SIGCHLD, Ordering::Relaxed);
         for action in group.actions.lock().iter_mut() {
             if action.handler != SIG_IGN {
                 action.handler = SIG_DFL;

@@ -224,7 +224,8 @@ pub struct Group {
     pub(crate) zombie: AtomicBool,
     /// Where its wait4(2) waits for children.
     pub child_queue: WaitQueue,
-    pub exit_signal: i32,
+    /// What its end is told the parent by: `SIGCHLD` after adoption or execve(2), whatever clone(2) had said.
+    pub exit_signal: AtomicI32,
     pub stopped: AtomicBool,
     /// A stop or continuation that the parent hasn't heard of.
     pub news: Mutex<Option<Wait>>,
@@ -269,7 +270,7 @@ impl Group {
             end: Mutex::new(None),
             zombie: AtomicBool::new(false),
             child_queue: WaitQueue::default(),
-            exit_signal,
+            exit_signal: AtomicI32::new(exit_signal),
             stopped: AtomicBool::new(false),
             news: Mutex::default(),
             started: monotonic_ns(),
@@ -322,6 +323,15 @@ impl Group {
         self.end.lock().get_or_insert(status);
         let tasks = self.tasks.lock().clone();
         tasks.iter().for_each(|task| task.kick());
+        // A guest that has wrecked its own side of the platform may never come back: its host side goes first. Not where another process
+        // lives in the same memory (vfork(2)).
+        let Some(first) = tasks.first() else { return };
+        let Some(mm) = first.lock().mm.clone() else { return };
+        let others: Vec<_> = first.kernel.groups.lock().values().filter(|group| group.pid != self.pid).cloned().collect();
+        let lives_in = |task: &Arc<Task>| task.lock().mm.as_ref().is_some_and(|other| Arc::ptr_eq(other, &mm));
+        if !others.iter().any(|group| group.tasks.lock().iter().any(lives_in)) {
+            mm.aspace().kill();
+        }
     }
 
     /// The wait status if it is ending.

@@ -142,6 +142,9 @@ pub trait AddressSpace: Send + Sync {
     /// `EAGAIN`/`ENOMEM` when the host refuses another thread.
     fn new_context(self: Arc<Self>, regs: &UserRegs, fp: Option<&[u8]>) -> SysResult<Box<dyn Context>>;
 
+    /// Ends all guest threads of this address space at once: their contexts come back with [`Exit::Dead`].
+    fn kill(&self);
+
     /// CPU time that guest code in this address space has used, in nanoseconds.
     fn cpu_time(&self) -> u64;
 

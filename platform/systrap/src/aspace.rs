@@ -252,6 +252,10 @@ impl AddressSpace for Space {
         Ok(Box::new(GuestContext::new(self, regs, fp)?))
     }
 
+    fn kill(&self) {
+        self.process.kill();
+    }
+
     fn cpu_time(&self) -> u64 {
         // The CPU-time clock of a process, as clock_getcpuclockid(3) computes it.
         let clock = (!self.process.pid << 3) | 2;
