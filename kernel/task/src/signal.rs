@@ -49,7 +49,9 @@ impl Current {
                 continue;
             }
             let Some(info) = self.take_signal() else {
-                if let Some(mask) = self.task.lock().saved_mask.take() {
+                // The guard must not live as long as the branch.
+                let saved = self.task.lock().saved_mask.take();
+                if let Some(mask) = saved {
                     self.set_mask(mask);
                 }
                 return None;

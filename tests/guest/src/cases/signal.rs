@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     Case { name: "fault-fixed", calls: "rt_sigreturn mprotect", run: fault_fixed },
     Case { name: "altstack", calls: "sigaltstack", run: altstack },
     Case { name: "sigsuspend", calls: "rt_sigsuspend pause", run: suspend },
+    Case { name: "mask-of-a-call", calls: "ppoll", run: mask_of_a_call },
     Case { name: "sigtimedwait", calls: "rt_sigtimedwait", run: timed_wait },
     Case { name: "restart", calls: "rt_sigaction read", run: restart },
     Case { name: "realtime", calls: "rt_sigprocmask", run: realtime },
@@ -132,6 +133,19 @@ fn information() {
     assert_eq!(CODE.load(SeqCst), SI_USER * 1000 + 1);
     send(SIGUSR1);
     assert_eq!(CODE.load(SeqCst), SI_TKILL * 1000 + 1);
+}
+
+/// Masks of calls that end without a signal are taken back.
+fn mask_of_a_call() {
+    handle(SIGUSR1, count, 0);
+    mask(SIG_SETMASK, bit(SIGUSR1));
+    for _ in 0..3 {
+        ok!(SYS_ppoll, 0, 0, &mut ns(1_000_000), &mut bit(SIGUSR2), 8);
+        assert_eq!(mask(SIG_BLOCK, 0), bit(SIGUSR1));
+    }
+    send(SIGUSR1);
+    assert_eq!(sys!(SYS_ppoll, 0, 0, &mut ns(1_000_000_000 - 1), &mut 0u64, 8), Err(EINTR));
+    assert_eq!((COUNT.load(SeqCst), mask(SIG_BLOCK, 0)), (1, bit(SIGUSR1)));
 }
 
 /// Runs `f`, which faults, in a child whose handler reports signal, code and whether the address is `addr`.
