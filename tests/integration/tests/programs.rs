@@ -81,17 +81,24 @@ fn writes_stay_inside() {
 
 #[test]
 fn nothing_is_left_behind() {
-    let count = || native(&["sh", "-c", "pgrep -c palisade; true"]).stdout;
-    let before = count();
+    // Under a name of its own: other tests run sandboxes too.
+    let program = std::env::temp_dir().join(format!("left-{}", std::process::id()));
+    std::fs::copy(integration::palisade(), &program).unwrap();
+    let name = format!("left-{}", std::process::id());
+    let count = || native(&["pgrep", "-c", "-x", &name]).stdout.trim().parse::<u32>().unwrap();
     let started = std::time::Instant::now();
-    let mut child = std::process::Command::new(integration::palisade()).args(["do", "--", "sleep", "1000"]).spawn().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    let mut child = std::process::Command::new(&program).args(["do", "--", "sleep", "1000"]).spawn().unwrap();
+    while count() < 3 {
+        assert!(started.elapsed().as_secs() < 20, "it doesn't start: {}", count());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
     child.kill().unwrap();
     child.wait().unwrap();
-    while count() != before {
-        assert!(started.elapsed().as_secs() < 20, "processes are left: {}", count());
-        std::thread::sleep(std::time::Duration::from_millis(50));
+    while count() > 0 {
+        assert!(started.elapsed().as_secs() < 40, "processes are left: {}", count());
+        std::thread::sleep(std::time::Duration::from_millis(20));
     }
+    std::fs::remove_file(&program).unwrap();
 }
 
 #[test]
