@@ -1,5 +1,6 @@
-//! Compares start-up and common programs: natively, under runc-like peers that are installed, and under palisade, interleaved.
+//! Compares single operations, start-up and common programs: natively, under the peers that are installed, and under palisade, interleaved.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -59,6 +60,88 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
+/// Rounds of single operations: each row is a median already.
+const MICRO_ROUNDS: usize = 3;
+
+/// Runs the program that times single operations; nanoseconds by row.
+fn micro(runner: &Runner, program: &str) -> Result<Vec<(String, f64)>> {
+    let argv: Vec<&str> = runner.prefix.iter().map(String::as_str).chain(["timeout", "120", program]).collect();
+    let (first, args) = argv.split_first().context("empty command")?;
+    let output = Command::new(first).args(args).stdin(Stdio::null()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        println!("{}: {program}: {}", runner.name, output.status);
+    }
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter_map(|(row, ns)| Some((row.to_owned(), ns.parse().ok()?)))
+        .collect())
+}
+
+/// The table of single operations.
+fn micro_table(runners: &[Runner], program: &str) -> Result<()> {
+    println!("single operations, in ns: medians of {MICRO_ROUNDS} interleaved rounds; (ratio to native)");
+    let mut results: Vec<BTreeMap<String, Vec<f64>>> = vec![BTreeMap::new(); runners.len()];
+    let mut rows: Vec<String> = Vec::new();
+    for _ in 0..MICRO_ROUNDS {
+        for (runner, results) in runners.iter().zip(&mut results) {
+            for (row, ns) in micro(runner, program)? {
+                if !rows.contains(&row) {
+                    rows.push(row.clone());
+                }
+                results.entry(row).or_default().push(ns);
+            }
+        }
+    }
+    for row in rows {
+        let middle = |results: &BTreeMap<String, Vec<f64>>| {
+            let mut all = results.get(&row)?.clone();
+            all.sort_by(f64::total_cmp);
+            all.get(all.len() / 2).copied()
+        };
+        let medians: Vec<Option<f64>> = results.iter().map(middle).collect();
+        let native = medians.first().copied().flatten().unwrap_or(1.0);
+        let cells = runners.iter().zip(&medians).map(|(runner, ns)| match ns {
+            Some(ns) => format!("{} {ns:10.0} ({:.2}x)", runner.name, ns / native),
+            None => format!("{} {:>10}", runner.name, "-"),
+        });
+        println!("{row:26} {}", cells.collect::<Vec<_>>().join("  "));
+    }
+    Ok(())
+}
+
+/// Memory and CPU time of a sandbox that sleeps: proportional set size of all its processes in KiB, and clock ticks used in three seconds.
+fn idle(palisade: &str) -> Result<()> {
+    let mut child = Command::new(palisade).args(["do", "--", "sleep", "30"]).spawn()?;
+    std::thread::sleep(Duration::from_secs(1));
+    let mut pids = vec![child.id()];
+    let mut next = 0;
+    while let Some(pid) = pids.get(next).copied() {
+        next += 1;
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        pids.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    let pss = |pid: &u32| -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or(0)
+    };
+    let ticks = |pid: &u32| -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum()
+    };
+    let memory: u64 = pids.iter().map(pss).sum();
+    let before: u64 = pids.iter().map(ticks).sum();
+    std::thread::sleep(Duration::from_secs(3));
+    let after: u64 = pids.iter().map(ticks).sum();
+    child.kill()?;
+    child.wait()?;
+    println!("idle: {} processes, PSS {memory} KiB, {} ticks of CPU in 3 s", pids.len(), after - before);
+    Ok(())
+}
+
 /// Runs all rows. `--busy`: with both CPUs loaded by other work.
 pub fn run(top: &Path, options: &[&str]) -> Result<()> {
     let busy = match options {
@@ -66,14 +149,18 @@ pub fn run(top: &Path, options: &[&str]) -> Result<()> {
         ["--busy"] => true,
         _ => bail!("usage: cargo xtask bench [--busy]"),
     };
-    super::cargo(&["build", "--release", "--package", "palisade"])?;
+    super::cargo(&["build", "--release", "--package", "palisade", "--package", "guest"])?;
+    let all = runners(top);
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| top.join("target"), PathBuf::from);
+    let program = target.join("release/guest-bench").display().to_string();
+    idle(&target.join("release/palisade").display().to_string())?;
     let mut load = Vec::new();
     if busy {
         for _ in 0..std::thread::available_parallelism()?.get() {
             load.push(Command::new("sh").args(["-c", "while :; do :; done"]).spawn()?);
         }
     }
-    let result = table(&runners(top));
+    let result = micro_table(&all, &program).and_then(|()| table(&all));
     for mut child in load {
         child.kill()?;
         child.wait()?;

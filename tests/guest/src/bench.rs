@@ -68,7 +68,7 @@ const ROWS: &[Row] = &[
     ("open-close", |n| {
         for _ in 0..n {
             unsafe {
-                let fd = open(c"/etc/bench".as_ptr(), O_RDONLY);
+                let fd = open(c"/etc/services".as_ptr(), O_RDONLY);
                 assert!(fd >= 0);
                 assert_eq!(close(fd), 0);
             }
@@ -77,11 +77,11 @@ const ROWS: &[Row] = &[
     ("stat", |n| {
         let mut stat: stat = unsafe { std::mem::zeroed() };
         for _ in 0..n {
-            assert_eq!(unsafe { libc::stat(c"/etc/bench".as_ptr(), &mut stat) }, 0);
+            assert_eq!(unsafe { libc::stat(c"/etc/services".as_ptr(), &mut stat) }, 0);
         }
     }),
     ("pread-4k", |n| {
-        let fd = ok!(SYS_openat, AT_FDCWD, c"/etc/bench", O_RDONLY) as i32;
+        let fd = ok!(SYS_openat, AT_FDCWD, c"/etc/services", O_RDONLY) as i32;
         let mut bytes = vec![0u8; 4096];
         for _ in 0..n {
             assert_eq!(unsafe { pread(fd, bytes.as_mut_ptr().cast(), 4096, 0) }, 4096);
