@@ -7,23 +7,40 @@ use std::sync::Arc;
 use abi::signal::SigInfo;
 use task::Kernel;
 
-/// Serves commands until the other side is gone. `start` runs the first process.
-pub fn serve(stream: UnixStream, kernel: &Arc<Kernel>, mut start: impl FnMut() -> Result<(), String>) {
+use crate::BootError;
+
+/// Serves commands until the other side is gone. `start` runs the first process; where it can't, the container ends once that is told.
+pub fn serve(stream: UnixStream, kernel: &Arc<Kernel>, mut start: impl FnMut() -> Result<(), BootError>) {
     let Ok(reader) = stream.try_clone() else { return };
     let mut stream = stream;
+    let mut started = false;
     for line in BufReader::new(reader).lines() {
         let Ok(line) = line else { return };
-        let answer = match run(&line, kernel, &mut start) {
+        let mut failed = None;
+        let result = run(&line, kernel, || {
+            if std::mem::replace(&mut started, true) {
+                return Err("it has been started already".to_owned());
+            }
+            start().map_err(|error| {
+                failed = Some(error.status());
+                error.to_string()
+            })
+        });
+        let answer = match result {
             Ok(()) => "ok\n".to_owned(),
             Err(why) => format!("error {}\n", why.replace('\n', " ")),
         };
-        if stream.write_all(answer.as_bytes()).is_err() {
+        let told = stream.write_all(answer.as_bytes());
+        if let Some(status) = failed {
+            kernel.give_up(status << 8);
+        }
+        if told.is_err() {
             return;
         }
     }
 }
 
-fn run(line: &str, kernel: &Arc<Kernel>, start: &mut impl FnMut() -> Result<(), String>) -> Result<(), String> {
+fn run(line: &str, kernel: &Arc<Kernel>, start: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words.as_slice() {
         ["start"] => start(),

@@ -142,15 +142,7 @@ fn sentry(config: &BootConfig, mounts: Vec<tree::Prepared>, commands: Option<Uni
         Some(mut stream) => {
             stream.write_all(b"ok\n").map_err(failed("cannot report", ""))?;
             let kernel = kernel.clone();
-            std::thread::spawn(move || {
-                control::serve(stream, &kernel.clone(), move || {
-                    start().map_err(|error| {
-                        // The container is as good as stopped.
-                        kernel.give_up(error.status() << 8);
-                        error.to_string()
-                    })
-                });
-            });
+            std::thread::spawn(move || control::serve(stream, &kernel, start));
         }
     }
     let status = kernel.wait_init();
