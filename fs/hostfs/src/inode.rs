@@ -110,6 +110,17 @@ impl HostInode {
         Arc::new(Self::new(self.root.clone(), Some(Place { parent: self.clone(), name: name.to_vec() })))
     }
 
+    /// Opens it on the host if it is a regular file, or with `dir` a directory: fifos, sockets and devices of the host are none of the
+    /// guest's. Looked at before, so that opening has no effect on them, and after, because the name may lead elsewhere by then.
+    fn open_kind(&self, flags: OFlags, dir: bool) -> SysResult<OwnedFd> {
+        let fits = |kind: u32| kind == c::S_IFREG || dir && kind == c::S_IFDIR;
+        if !fits(self.attr()?.kind()) {
+            return Err(Errno::ENXIO);
+        }
+        let fd = self.open_host(flags | OFlags::NOCTTY | OFlags::NONBLOCK)?;
+        if fits(rustix::fs::fstat(&fd)?.st_mode & c::S_IFMT) { Ok(fd) } else { Err(Errno::ENXIO) }
+    }
+
     /// Opens it on the host.
     fn open_host(&self, flags: OFlags) -> SysResult<OwnedFd> {
         match self.place() {
@@ -170,12 +181,7 @@ impl Inode for HostInode {
         if writes && !self.root.writable {
             return Err(Errno::EROFS);
         }
-        // Fifos, sockets and devices of the host are none of the guest's.
-        if self.attr()?.kind() != c::S_IFREG {
-            return Err(Errno::ENXIO);
-        }
-        let mode = if writes { OFlags::RDWR } else { OFlags::RDONLY };
-        let fd = self.open_host(mode | OFlags::NOCTTY | OFlags::NONBLOCK)?;
+        let fd = self.open_kind(if writes { OFlags::RDWR } else { OFlags::RDONLY }, false)?;
         if flags & c::O_TRUNC != 0 {
             rustix::fs::ftruncate(&fd, 0)?;
         }
@@ -238,8 +244,7 @@ impl Inode for HostInode {
         if let Some(size) = set.size {
             match &opened {
                 Some(file) => rustix::fs::ftruncate(file.as_fd(), size)?,
-                None if self.attr()?.kind() != c::S_IFREG => return Err(Errno::EINVAL),
-                None => rustix::fs::ftruncate(self.open_host(OFlags::WRONLY | OFlags::NONBLOCK)?, size)?,
+                None => rustix::fs::ftruncate(self.open_kind(OFlags::WRONLY, false)?, size)?,
             }
         }
         let (dir, name);
@@ -254,11 +259,12 @@ impl Inode for HostInode {
             rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
         }
         if let Some(mode) = set.mode {
-            // Links have no mode; the check and the change are on the same name, and a race can only hit the guest's own tree.
-            if self.attr()?.kind() == c::S_IFLNK {
-                return Err(Errno::EOPNOTSUPP);
-            }
-            rustix::fs::chmodat(dir, name, Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())?;
+            // By descriptor, never by name: fchmodat(2) follows a link, which a racing guest can put there to lead out of the tree.
+            let fd = match self.open_kind(OFlags::RDONLY, true) {
+                Err(Errno::EACCES) => self.open_kind(OFlags::WRONLY, false)?,
+                fd => fd?,
+            };
+            rustix::fs::fchmod(fd, Mode::from_raw_mode(mode & 0o7777))?;
         }
         if set.atime.is_some() || set.mtime.is_some() {
             let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };

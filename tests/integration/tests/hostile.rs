@@ -1,6 +1,9 @@
 //! Hostile guests: they end themselves or get an errno; the sandbox goes on, and the sentry never panics.
 
-use integration::{built, sandboxed};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
+
+use integration::{Outcome, built, palisade, sandboxed};
 
 /// Runs an attack inside, then asks the sandbox whether it is alive; returns what the attack has said.
 fn attack(args: &str) -> String {
@@ -68,4 +71,26 @@ fn random_calls() {
 #[test]
 fn nothing_of_the_host_is_reachable() {
     assert!(attack("escape").contains("nothing of the host's"));
+}
+
+#[test]
+fn links_put_in_the_place_of_files_lead_nowhere() {
+    let dir = std::env::temp_dir().join(format!("swap-{}", std::process::id()));
+    std::fs::create_dir_all(dir.join("volume")).unwrap();
+    let victim = dir.join("victim");
+    std::fs::write(&victim, "untouched").unwrap();
+    std::fs::set_permissions(&victim, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let look = || {
+        let meta = std::fs::metadata(&victim).unwrap();
+        (meta.mode(), meta.uid(), meta.mtime(), std::fs::read_to_string(&victim).unwrap())
+    };
+    let before = look();
+    let volume = format!("{}:/volume", dir.join("volume").display());
+    let mut command = Command::new("timeout");
+    command.args(["-k", "1", "60"]).arg(palisade()).args(["do", "--volume", &volume, "--"]).arg(built("guest-hostile"));
+    let outcome: Outcome = command.args(["swap", "/volume"]).output().unwrap().into();
+    let after = look();
+    std::fs::remove_dir_all(&dir).unwrap();
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "swapped\n"), "{outcome:?}");
+    assert_eq!(after, before);
 }
