@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::poll::PollEvents;
@@ -15,6 +16,28 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Epolls may watch each other so deep (`EP_MAX_NESTS`).
 const MAX_NESTING: usize = 5;
+/// Epolls that one epoll may watch: with the depth it bounds what looking through them costs, which nothing can interrupt.
+const MAX_NESTED: usize = 16;
+/// Files that all epolls may watch together (`fs.epoll.max_user_watches`).
+const MAX_WATCHES: usize = 1 << 20;
+static WATCHES: AtomicUsize = AtomicUsize::new(0);
+
+/// A place among [`MAX_WATCHES`].
+struct Watch;
+
+impl Watch {
+    fn take() -> SysResult<Self> {
+        let free = |used: usize| (used < MAX_WATCHES).then_some(used + 1);
+        WATCHES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).map_err(|_| Errno::ENOSPC)?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        WATCHES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// `struct epoll_event` (packed on x86-64).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -104,6 +127,7 @@ struct Watched {
     item: Arc<Item>,
     /// Keeps the item in the file's wait queue.
     _entry: WaitEntry,
+    _watch: Watch,
 }
 
 /// An epoll instance.
@@ -118,12 +142,18 @@ impl Epoll {
         (fd, Arc::as_ptr(file).addr())
     }
 
+    /// Files watched that are epolls themselves.
+    fn nested(&self) -> Vec<Arc<File>> {
+        let files: Vec<_> = self.items.lock().values().filter_map(|watched| watched.item.file.upgrade()).collect();
+        files.into_iter().filter(|file| file.ops.as_any().is::<Self>()).collect()
+    }
+
     /// How deep epolls are nested below this one.
     fn depth(&self, limit: usize) -> usize {
         if limit == 0 {
             return 1;
         }
-        let files: Vec<_> = self.items.lock().values().filter_map(|watched| watched.item.file.upgrade()).collect();
+        let files = self.nested();
         let below = files.iter().filter_map(|file| file.ops.as_any().downcast_ref::<Self>());
         1 + below.map(|epoll| epoll.depth(limit - 1)).max().unwrap_or(0)
     }
@@ -133,7 +163,7 @@ impl Epoll {
         if std::ptr::eq(self, other) || limit == 0 {
             return true;
         }
-        let files: Vec<_> = self.items.lock().values().filter_map(|watched| watched.item.file.upgrade()).collect();
+        let files = self.nested();
         let mut below = files.iter().filter_map(|file| file.ops.as_any().downcast_ref::<Self>());
         below.any(|epoll| epoll.reaches(other, limit - 1))
     }
@@ -147,6 +177,7 @@ impl Epoll {
     fn insert(&self, key: Key, file: &Arc<File>, event: EpollEvent) -> SysResult<()> {
         // Files that are always ready can't be waited for (epoll_ctl(2), EPERM).
         let queue = file.ops.wait_queue().ok_or(Errno::EPERM)?;
+        let watch = Watch::take()?;
         let state = ItemState { event, listed: false, gone: false };
         let item = Arc::new(Item { file: Arc::downgrade(file), ready: Arc::downgrade(&self.ready), state: Mutex::new(state) });
         let entry = queue.register(PollEvents::all(), Arc::new(Waker(item.clone())));
@@ -154,7 +185,7 @@ impl Epoll {
             let mut items = self.items.lock();
             // Amortised: a sweep costs as much as there is.
             let swept = if items.len().is_power_of_two() { Self::sweep(&mut items) } else { Vec::new() };
-            items.insert(key, Watched { item: item.clone(), _entry: entry });
+            items.insert(key, Watched { item: item.clone(), _entry: entry, _watch: watch });
             swept
         };
         drop(swept);
@@ -172,7 +203,8 @@ impl Epoll {
     /// epoll_ctl(2).
     ///
     /// # Errors
-    /// `EEXIST`, `ENOENT`, `EPERM` for files that are always ready, `ELOOP` for cycles and deep nesting, `EINVAL`.
+    /// `EEXIST`, `ENOENT`, `EPERM` for files that are always ready, `ELOOP` for cycles and deep nesting, `ENOSPC`, `EINVAL` (also for
+    /// too many epolls in one).
     pub fn control(&self, op: i32, fd: i32, file: &Arc<File>, event: EpollEvent) -> SysResult<()> {
         let nested = file.ops.as_any().downcast_ref::<Self>();
         if nested.is_some_and(|nested| std::ptr::eq(nested, self)) {
@@ -192,6 +224,9 @@ impl Epoll {
                 }
                 if nested.is_some_and(|nested| nested.reaches(self, MAX_NESTING) || nested.depth(MAX_NESTING) >= MAX_NESTING) {
                     return Err(Errno::ELOOP);
+                }
+                if nested.is_some() && self.nested().len() >= MAX_NESTED {
+                    return Err(Errno::EINVAL);
                 }
                 self.insert(key, file, event)
             }
@@ -321,6 +356,14 @@ mod tests {
         assert_eq!(inner.control(c::EPOLL_CTL_ADD, 5, &outer_file, event(IN, 3)), Err(Errno::ELOOP));
         signal(&file);
         assert_eq!(outer.collect(8), [event(IN, 2)]);
+    }
+
+    #[test]
+    fn one_epoll_watches_few_others() {
+        let outer = Epoll::default();
+        let inner: Vec<_> = (0..=MAX_NESTED).map(|_| File::new(Arc::new(Epoll::default()), None, c::O_RDWR)).collect();
+        let added = inner.iter().filter(|file| outer.control(c::EPOLL_CTL_ADD, 3, file, event(IN, 1)).is_ok()).count();
+        assert_eq!(added, MAX_NESTED);
     }
 
     #[test]

@@ -22,6 +22,8 @@ const LAST_ARGUMENT: [u8; MOV as usize] = [0x4c, 0x8b, 0x4c, 0x24, 0x08];
 const PER_PAGE: u64 = PAGE_SIZE / TRAMPOLINE_LEN as u64;
 /// Pages of trampolines of one address space at most.
 const MAX_PAGES: usize = 64;
+/// Sites that are remembered at most: a guest that keeps taking its trampolines away could have us remember ever more.
+const MAX_SITES: usize = 1 << 15;
 /// How far from a site its trampoline may be: a jump reaches two gigabytes.
 const REACH: u64 = (1 << 31) - (1 << 20);
 /// Name of their mappings in /proc/pid/maps.
@@ -65,6 +67,9 @@ impl MemoryManager {
         // Either `mov $nr, %eax` or the other known one: both do the same wherever they stand.
         if !(i0 == 0xb8 && u32::from_le_bytes([i1, i2, i3, i4]) == nr || instruction == LAST_ARGUMENT) {
             return Err(Errno::EINVAL);
+        }
+        if state.patches.sites.len() >= MAX_SITES {
+            return Err(Errno::ENOMEM);
         }
         let at = self.trampoline(&mut state, site, rip, instruction)?;
         let distance = i32::try_from(at.wrapping_sub(site + MOV).cast_signed()).map_err(|_| Errno::EINVAL)?;

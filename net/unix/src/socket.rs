@@ -185,9 +185,12 @@ impl Socket {
     /// `EADDRINUSE`, `EINVAL`.
     pub fn bind_abstract(self: &Arc<Self>, names: &Names, name: &[u8]) -> SysResult<()> {
         let mut names = names.lock();
-        names.retain(|_, socket| socket.strong_count() > 0);
-        if names.contains_key(name) {
+        if names.get(name).is_some_and(|socket| socket.strong_count() > 0) {
             return Err(Errno::EADDRINUSE);
+        }
+        // Amortised, so that many names don't make each bind slow.
+        if names.len().is_power_of_two() {
+            names.retain(|_, socket| socket.strong_count() > 0);
         }
         self.set_address(Address::Abstract(name.to_vec()))?;
         names.insert(name.to_vec(), self.endpoint());

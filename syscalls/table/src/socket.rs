@@ -150,13 +150,23 @@ fn sockaddr(address: &Address) -> Vec<u8> {
     bytes
 }
 
+/// A length as a `socklen_t`.
+fn length(len: usize) -> SysResult<u32> {
+    u32::try_from(len).map_err(|_| Errno::EINVAL)
+}
+
+/// The address of a field in a structure of the guest's.
+fn field(base: u64, offset: u64) -> SysResult<u64> {
+    base.checked_add(offset).ok_or(Errno::EFAULT)
+}
+
 /// Stores as much of an address as there is room for, and its true length.
 fn put_address(t: &Current, address: &Address, addr: u64, len_addr: u64) -> SysResult<u64> {
     let room: i32 = t.mm.read_obj(len_addr)?;
     let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
     let bytes = sockaddr(address);
     t.mm.write(addr, bytes.get(..room.min(bytes.len())).unwrap_or_default())?;
-    t.mm.write_obj(len_addr, &(bytes.len() as u32))?;
+    t.mm.write_obj(len_addr, &length(bytes.len())?)?;
     Ok(0)
 }
 
@@ -329,7 +339,7 @@ fn getsockopt(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     };
     let len = room.min(bytes.len());
     t.mm.write(a[3], bytes.get(..len).unwrap_or_default())?;
-    t.mm.write_obj(a[4], &(len as u32))?;
+    t.mm.write_obj(a[4], &length(len)?)?;
     Ok(0)
 }
 
@@ -525,13 +535,13 @@ fn recvmsg(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         let bytes = if received.from == Address::Unnamed { Vec::new() } else { sockaddr(&received.from) };
         let room = usize::try_from(int(name_len)).map_err(|_| Errno::EINVAL)?;
         t.mm.write(name, bytes.get(..room.min(bytes.len())).unwrap_or_default())?;
-        t.mm.write_obj(a[1] + 8, &(bytes.len() as u32))?;
+        t.mm.write_obj(field(a[1], 8)?, &length(bytes.len())?)?;
     }
     let room = usize::try_from(control_len).unwrap_or(usize::MAX);
     let (bytes, truncated) = control_messages(t, &file, &mut received, room, flags & c::MSG_CMSG_CLOEXEC != 0)?;
     t.mm.write(control, &bytes)?;
-    t.mm.write_obj(a[1] + 40, &(bytes.len() as u64))?;
-    t.mm.write_obj(a[1] + 48, &(out_flags | if truncated { c::MSG_CTRUNC } else { 0 }))?;
+    t.mm.write_obj(field(a[1], 40)?, &(bytes.len() as u64))?;
+    t.mm.write_obj(field(a[1], 48)?, &(out_flags | if truncated { c::MSG_CTRUNC } else { 0 }))?;
     Ok(if flags & c::MSG_TRUNC != 0 { received.full } else { received.count } as u64)
 }
 
