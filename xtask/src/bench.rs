@@ -27,9 +27,14 @@ struct Runner {
     prefix: Vec<String>,
 }
 
-fn runners(top: &Path) -> Vec<Runner> {
+/// A program of the release build.
+fn built(top: &Path, name: &str) -> String {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| top.join("target"), PathBuf::from);
-    let palisade = target.join("release/palisade").display().to_string();
+    target.join("release").join(name).display().to_string()
+}
+
+fn runners(top: &Path) -> Vec<Runner> {
+    let palisade = built(top, "palisade");
     let mut all = vec![
         Runner { name: "native", prefix: Vec::new() },
         Runner { name: "palisade", prefix: vec![palisade, "do".into(), "--".into()] },
@@ -151,9 +156,8 @@ pub fn run(top: &Path, options: &[&str]) -> Result<()> {
     };
     super::cargo(&["build", "--release", "--package", "palisade", "--package", "guest"])?;
     let all = runners(top);
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| top.join("target"), PathBuf::from);
-    let program = target.join("release/guest-bench").display().to_string();
-    idle(&target.join("release/palisade").display().to_string())?;
+    let program = built(top, "guest-bench");
+    idle(&built(top, "palisade"))?;
     let mut load = Vec::new();
     if busy {
         for _ in 0..std::thread::available_parallelism()?.get() {

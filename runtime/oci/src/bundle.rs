@@ -9,8 +9,8 @@ use oci_spec::runtime::{PosixRlimitType, Spec, get_default_mounts};
 /// Reads a bundle.
 ///
 /// # Errors
-/// When there is no valid configuration, or one that asks for what can't be honoured: nothing is left out silently that a program could
-/// notice.
+/// When there is no valid configuration, or one that asks for a terminal, another user than root, hooks or unknown kinds of mounts. What is
+/// passed over stands in the README.
 pub fn load(bundle: &Path) -> Result<(Spec, BootConfig)> {
     let path = bundle.join("config.json");
     let spec = Spec::load(&path).with_context(|| format!("cannot read {} (make one: palisade spec)", path.display()))?;
