@@ -17,7 +17,7 @@ pub struct Cli {
     #[arg(long, value_enum, default_value = "text")]
     pub log_format: LogFormat,
     /// Say more about errors.
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub debug: bool,
     #[command(subcommand)]
     pub command: Command,
@@ -53,7 +53,7 @@ pub struct DoArgs {
     #[arg(long)]
     pub strace: bool,
     /// The command and its arguments.
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(required = true, trailing_var_arg = true)]
     pub command: Vec<String>,
 }
 

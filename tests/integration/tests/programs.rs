@@ -116,3 +116,13 @@ fn interrupts_reach_the_program() {
     assert_eq!(lines.next().unwrap().unwrap(), "stopped");
     assert_eq!(child.wait().unwrap().code(), Some(9));
 }
+
+#[test]
+fn options_are_told_from_the_command() {
+    let palisade = integration::palisade().display().to_string();
+    let run = |args: &[&str]| native(&[&[palisade.as_str()], args].concat());
+    assert_eq!(run(&["do", "--debug", "--", "echo", "--debug"]).stdout, "--debug\n");
+    assert_eq!(run(&["do", "sh", "-c", "echo $0", "--root"]).stdout, "--root\n");
+    let unknown = run(&["do", "--nonsense", "--", "true"]);
+    assert!(unknown.status == 2 && unknown.stderr.contains("--nonsense"), "{unknown:?}");
+}
