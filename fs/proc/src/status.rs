@@ -2,10 +2,12 @@
 
 use std::fmt::Write;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::signal::{SIG_DFL, SIG_IGN, SigSet};
 use abi::{SysResult, c};
+use auth::Credentials;
 use mm::{ImageInfo, MapInfo};
 use usermem::{PAGE_SIZE, UserMemoryExt};
 
@@ -192,7 +194,35 @@ fn statm(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
     Ok(format!("{size} {resident} 0 {text} 0 {data} 0\n").into_bytes())
 }
 
-fn status(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
+/// Who a task is; of one that has ended, nobody knows.
+fn credentials(proc: &Proc, view: &View) -> Arc<Credentials> {
+    let nobody = || Arc::new(Credentials::root(proc.kernel.user_ns.clone()));
+    view.task.as_ref().map_or_else(nobody, |task| task.credentials())
+}
+
+/// The lines of `status` with user and group numbers, as the reader's user namespace has them.
+fn identity(proc: &Proc, who: &Credentials) -> String {
+    let ns = proc.caller().map_or_else(|| proc.kernel.user_ns.clone(), |task| task.credentials().user_ns.clone());
+    let mut text = String::from("Uid:");
+    for uid in [who.ruid, who.euid, who.suid, who.fsuid] {
+        let _ = write!(text, "\t{}", ns.from_kuid_munged(uid));
+    }
+    text.push_str("\nGid:");
+    for gid in [who.rgid, who.egid, who.sgid, who.fsgid] {
+        let _ = write!(text, "\t{}", ns.from_kgid_munged(gid));
+    }
+    text.push_str("\nGroups:\t");
+    for gid in who.groups.iter() {
+        let _ = write!(text, "{} ", ns.from_kgid_munged(*gid));
+    }
+    if who.groups.is_empty() {
+        text.push(' ');
+    }
+    text.push('\n');
+    text
+}
+
+fn status(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     let (letter, word) = state(view);
     let mut out = b"Name:\t".to_vec();
     out.extend(comm_escaped(view));
@@ -202,7 +232,8 @@ fn status(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
     }
     let _ = write!(rest, "State:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\n", view.group.pid);
     let _ = write!(rest, "Pid:\t{}\nPPid:\t{}\nTracerPid:\t0\n", view.id, parent(view));
-    let _ = write!(rest, "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t \n");
+    let who = credentials(proc, view);
+    rest.push_str(&identity(proc, &who));
     if view.mm().is_some() {
         let ((size, resident), maps) = (usage(view), map_lines(view));
         let data = sum(&maps, |map| writable(map) && !map.shared && map.name != "[stack]");
@@ -223,9 +254,10 @@ fn status(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
     for (name, set) in sets {
         let _ = writeln!(rest, "{name}:\t{:016x}", set.0);
     }
-    let all = (1u64 << 41) - 1;
-    for (name, caps) in [("Inh", 0), ("Prm", all), ("Eff", all), ("Bnd", all), ("Amb", 0)] {
-        let _ = writeln!(rest, "Cap{name}:\t{caps:016x}");
+    let sets =
+        [("Inh", who.inheritable), ("Prm", who.permitted), ("Eff", who.effective), ("Bnd", who.bounding), ("Amb", who.ambient)];
+    for (name, caps) in sets {
+        let _ = writeln!(rest, "Cap{name}:\t{:016x}", caps.bits());
     }
     rest.push_str("NoNewPrivs:\t0\nSeccomp:\t0\n");
     out.extend(rest.into_bytes());

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use abi::poll::PollEvents;
 use abi::signal::SigInfo;
 use abi::{Errno, SysResult, c};
+use auth::Credentials;
 use mm::MemoryManager;
 use platform::{Context, Exit, UserRegs};
 use sync::{MonotonicNs, Mutex, ParkResult, WaitQueue};
@@ -22,6 +23,8 @@ pub struct Current {
     pub ctx: Box<dyn Context>,
     pub regs: UserRegs,
     pub mm: Arc<MemoryManager>,
+    /// The task's, at hand without a lock. Changed by [`Self::set_credentials`] only.
+    credentials: Arc<Credentials>,
     pub fds: Arc<FdTable>,
     pub fs: Arc<Mutex<FsContext>>,
     /// The call being handled, for restarts; cleared by what replaces the registers.
@@ -36,14 +39,14 @@ impl Current {
     /// # Errors
     /// `EAGAIN` when the host gives no thread.
     pub fn start(task: Arc<Task>, ctx: Box<dyn Context>, regs: UserRegs) -> SysResult<()> {
-        let (mm, fds, fs) = {
+        let (mm, credentials, fds, fs) = {
             let mut shared = task.lock();
             shared.bell = Some(ctx.interrupter());
-            (shared.mm.clone().ok_or(Errno::ESRCH)?, shared.fds.clone(), shared.fs.clone())
+            (shared.mm.clone().ok_or(Errno::ESRCH)?, shared.credentials.clone(), shared.fds.clone(), shared.fs.clone())
         };
         task.tell_identity();
         let name = format!("task-{}", task.tid);
-        let mut current = Self { task, ctx, regs, mm, fds, fs, syscall: None, lone_exit: false };
+        let mut current = Self { task, ctx, regs, mm, credentials, fds, fs, syscall: None, lone_exit: false };
         let spawned = std::thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(move || {
             let status = current.run();
             current.leave(status);
@@ -151,6 +154,19 @@ impl Current {
             return Err(Errno::ERESTARTSYS);
         }
         if result == ParkResult::TimedOut { Err(Errno::ETIMEDOUT) } else { Ok(()) }
+    }
+
+    /// Who runs.
+    #[must_use]
+    pub fn credentials(&self) -> &Arc<Credentials> {
+        &self.credentials
+    }
+
+    /// Makes the task somebody else from now on.
+    pub fn set_credentials(&mut self, credentials: Credentials) {
+        self.credentials = Arc::new(credentials);
+        self.task.lock().credentials = self.credentials.clone();
+        self.task.tell_identity();
     }
 
     /// A copy of root, working directory and mask.

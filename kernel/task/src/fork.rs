@@ -74,7 +74,7 @@ impl Current {
             let shared = self.task.lock();
             (shared.comm.clone(), shared.exe.clone(), shared.mask, shared.altstack)
         };
-        let task = Task::new(&kernel, tid, &group, mm.clone(), fds, fs, &comm);
+        let task = Task::new(&kernel, tid, &group, mm.clone(), self.credentials().clone(), fds, fs, &comm);
         {
             let mut shared = task.lock();
             (shared.exe, shared.mask) = (exe, mask);

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use abi::structs::Rlimit;
 use abi::{Errno, SysResult};
+use auth::{Credentials, UserNamespace};
 use platform::{Platform, UserRegs};
 use sync::{Mutex, Parker, monotonic_ns};
 use vfs::{Dentry, FdTable, File, FsContext};
@@ -38,6 +39,8 @@ pub struct InitRequest {
     pub argv: Vec<Vec<u8>>,
     pub envp: Vec<Vec<u8>>,
     pub stdio: Vec<Arc<File>>,
+    /// In the kernel's first user namespace.
+    pub credentials: Credentials,
     /// Resource limits (`RLIMIT_*`) that are not the usual ones.
     pub limits: Vec<(usize, Rlimit)>,
 }
@@ -45,6 +48,8 @@ pub struct InitRequest {
 /// The kernel of one sandbox.
 pub struct Kernel {
     pub platform: Box<dyn Platform>,
+    /// The first user namespace.
+    pub user_ns: Arc<UserNamespace>,
     pub(crate) dispatch: Dispatch,
     pub tasks: Mutex<BTreeMap<i32, Arc<Task>>>,
     pub groups: Mutex<BTreeMap<i32, Arc<Group>>>,
@@ -71,6 +76,7 @@ impl Kernel {
     pub fn new(platform: Box<dyn Platform>, dispatch: Dispatch) -> Arc<Self> {
         Arc::new(Self {
             platform,
+            user_ns: UserNamespace::initial(),
             dispatch,
             tasks: Mutex::default(),
             groups: Mutex::default(),
@@ -133,7 +139,8 @@ impl Kernel {
                 *slot = limit;
             }
         }
-        let task = Task::new(self, pid, &group, image.mm, fds, Arc::new(Mutex::new(fs)), &image.comm);
+        let task =
+            Task::new(self, pid, &group, image.mm, Arc::new(request.credentials), fds, Arc::new(Mutex::new(fs)), &image.comm);
         task.lock().exe = Some(image.exe);
         self.groups.lock().insert(pid, group);
         Current::start(task, context, regs)

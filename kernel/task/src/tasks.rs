@@ -7,6 +7,7 @@ use abi::poll::PollEvents;
 use abi::signal::{SIG_DFL, SIG_IGN, SigAction, SigInfo, SigSet, SigStack};
 use abi::structs::Rlimit;
 use abi::{c, nr};
+use auth::Credentials;
 use mm::MemoryManager;
 use platform::Interrupter;
 use sync::{Mutex, MutexGuard, Parker, WaitQueue, monotonic_ns};
@@ -55,6 +56,7 @@ impl Pending {
 /// What a task shares with those that were cloned with the right flags.
 pub struct Shared {
     pub mm: Option<Arc<MemoryManager>>,
+    pub credentials: Arc<Credentials>,
     pub fds: Arc<FdTable>,
     pub fs: Arc<Mutex<FsContext>>,
     pub exe: Option<Arc<Dentry>>,
@@ -93,12 +95,14 @@ impl Task {
         tid: i32,
         group: &Arc<Group>,
         mm: Arc<MemoryManager>,
+        credentials: Arc<Credentials>,
         fds: Arc<FdTable>,
         fs: Arc<Mutex<FsContext>>,
         comm: &[u8],
     ) -> Arc<Self> {
         let shared = Shared {
             mm: Some(mm),
+            credentials,
             fds,
             fs,
             exe: None,
@@ -134,6 +138,12 @@ impl Task {
         self.shared.lock()
     }
 
+    /// Who it is now.
+    #[must_use]
+    pub fn credentials(&self) -> Arc<Credentials> {
+        self.shared.lock().credentials.clone()
+    }
+
     /// Lets the platform answer who this is. Call when the bell is in place: who changes the parent later tells it too.
     pub(crate) fn tell_identity(&self) {
         let Some(bell) = self.lock().bell.clone() else { return };
@@ -147,10 +157,13 @@ impl Task {
         let number = |pid: i32| Some(u64::from(pid.cast_unsigned()));
         bell.set_answer(nr::GETPID, number(self.group.pid));
         bell.set_answer(nr::GETTID, number(self.tid));
-        // Everything runs as root.
-        for call in [nr::GETUID, nr::GETEUID, nr::GETGID, nr::GETEGID] {
-            bell.set_answer(call, Some(0));
-        }
+        let who = self.credentials();
+        let (user, group) =
+            (|uid| Some(who.user_ns.from_kuid_munged(uid).into()), |gid| Some(who.user_ns.from_kgid_munged(gid).into()));
+        bell.set_answer(nr::GETUID, user(who.ruid));
+        bell.set_answer(nr::GETEUID, user(who.euid));
+        bell.set_answer(nr::GETGID, group(who.rgid));
+        bell.set_answer(nr::GETEGID, group(who.egid));
         loop {
             let parent = self.group.parent_pid();
             bell.set_answer(nr::GETPPID, number(parent));

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use abi::c;
 use abi::signal::SigInfo;
+use auth::Credentials;
 use hostfs::HostStream;
 use systrap::Systrap;
 use task::{InitRequest, Kernel};
@@ -181,6 +182,7 @@ fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<(Arc<Kernel
         argv,
         envp: bytes(&config.env),
         stdio,
+        credentials: Credentials::root(kernel.user_ns.clone()),
         limits: config.limits.clone(),
     };
     Ok((kernel, request))

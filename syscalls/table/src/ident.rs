@@ -15,13 +15,6 @@ pub const ENTRIES: &[Entry] = &[
     full(nr::GETPID, |t, _| Ok(pid(t.task.group.pid))),
     full(nr::GETTID, |t, _| Ok(pid(t.task.tid))),
     full(nr::GETPPID, |t, _| Ok(pid(t.task.group.parent_pid()))),
-    partial(nr::GETUID, |_, _| Ok(0), "everything runs as root"),
-    partial(nr::GETEUID, |_, _| Ok(0), "everything runs as root"),
-    partial(nr::GETGID, |_, _| Ok(0), "everything runs as root"),
-    partial(nr::GETEGID, |_, _| Ok(0), "everything runs as root"),
-    partial(nr::GETGROUPS, |_, a| if int(a[0]) < 0 { Err(Errno::EINVAL) } else { Ok(0) }, "no supplementary groups"),
-    partial(nr::GETRESUID, getres, "everything runs as root"),
-    partial(nr::GETRESGID, getres, "everything runs as root"),
     full(nr::UNAME, uname),
     full(nr::SETHOSTNAME, sethostname),
     full(nr::SYSINFO, sysinfo),
@@ -44,13 +37,6 @@ fn group(t: &Current, which: u64, f: fn(&task::Group) -> i32) -> SysResult<u64> 
         return Ok(pid(f(&t.task.group)));
     }
     t.task.kernel.group(int(which)).map(|group| pid(f(&group))).ok_or(Errno::ESRCH)
-}
-
-fn getres(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    for addr in a.iter().take(3) {
-        t.mm.write_obj(*addr, &0u32)?;
-    }
-    Ok(0)
 }
 
 fn uname(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod credentials;
 mod epoll;
 mod fd;
 mod futex;
@@ -55,6 +56,7 @@ const fn partial(nr: u64, handler: Handler, note: &'static str) -> Entry {
 
 /// The table, by area.
 const AREAS: &[&[Entry]] = &[
+    credentials::ENTRIES,
     epoll::ENTRIES,
     fd::ENTRIES,
     futex::ENTRIES,
