@@ -82,7 +82,10 @@ impl UserMemory for MemoryManager {
         let mut state = self.state.lock();
         let (range, vma) = self.find_or_grow(&mut state, page_down(addr)).ok_or(Errno::EFAULT)?;
         match &vma.file {
-            Some((file, offset)) if vma.shared => Ok(FutexKey::Shared(file.file.id(), offset + (addr - range.start))),
+            // What is mapped privately is the file's as long as it can't be written to.
+            Some((file, offset)) if vma.shared || !vma.prot.contains(Prot::WRITE) && state.pages.get(addr).is_none() => {
+                Ok(FutexKey::Shared(file.dev, file.ino, offset + (addr - range.start)))
+            }
             _ => Ok(FutexKey::Unshared(self.id, addr)),
         }
     }

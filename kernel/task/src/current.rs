@@ -12,6 +12,7 @@ use platform::{Context, Exit, UserRegs};
 use sync::{MonotonicNs, Mutex, ParkResult, WaitQueue};
 use vfs::{FdTable, FsContext};
 
+use crate::futex::Waiter;
 use crate::tasks::Task;
 
 /// Stack of a task's thread: system calls don't recurse.
@@ -27,6 +28,8 @@ pub struct Current {
     credentials: Arc<Credentials>,
     pub fds: Arc<FdTable>,
     pub fs: Arc<Mutex<FsContext>>,
+    /// Stands in the futex table when it waits there.
+    pub(crate) waiter: Arc<Waiter>,
     /// The call being handled, for restarts; cleared by what replaces the registers.
     pub(crate) syscall: Option<u64>,
     /// exit(2) of a thread among others.
@@ -46,7 +49,8 @@ impl Current {
         };
         task.tell_identity();
         let name = format!("task-{}", task.tid);
-        let mut current = Self { task, ctx, regs, mm, credentials, fds, fs, syscall: None, lone_exit: false };
+        let waiter = Waiter::new(task.parker.clone(), task.tid);
+        let mut current = Self { task, ctx, regs, mm, credentials, fds, fs, waiter, syscall: None, lone_exit: false };
         let spawned = std::thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(move || {
             let status = current.run();
             current.leave(status);

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use abi::poll::PollEvents;
 use abi::signal::{SIG_IGN, SigInfo};
 use abi::{Errno, SysResult, c};
-use usermem::{UserMemory, UserMemoryExt};
 
 use crate::current::Current;
 use crate::tasks::{Group, Task, Wait};
@@ -53,15 +52,8 @@ impl Current {
 
     /// The last thing a task's thread does.
     pub(crate) fn leave(mut self, status: i32) {
-        let (clear, task) = (self.task.lock().clear_child_tid, self.task.clone());
-        if clear != 0 && self.mm.write_obj(clear, &0u32).is_ok() {
-            if let Ok(key) = self.mm.futex_key(clear, false) {
-                task.kernel.futexes.wake(key, 1, u32::MAX);
-            }
-            if let Ok(key) = self.mm.futex_key(clear, true) {
-                task.kernel.futexes.wake(key, 1, u32::MAX);
-            }
-        }
+        let task = self.task.clone();
+        self.release_futexes(true);
         let cpu = self.mm.aspace().cpu_time();
         // The shared state keeps nothing alive that others wait for the end of.
         {

@@ -125,6 +125,7 @@ impl Current {
         let ctx = image.mm.aspace().clone().new_context(&regs, None)?;
         // From here on there is no way back. The other threads go first.
         self.end_siblings();
+        self.release_futexes(false);
         let group = self.task.group.clone();
         group.exit_signal.store(c::SIGCHLD, Ordering::Relaxed);
         for action in group.actions.lock().iter_mut() {
@@ -146,8 +147,6 @@ impl Current {
             shared.exe = Some(image.exe);
             shared.comm = image.comm;
             shared.altstack = SigStack { flags: c::SS_DISABLE, ..SigStack::default() };
-            shared.clear_child_tid = 0;
-            shared.robust_list = (0, 0);
         }
         self.task.tell_identity();
         drop(old);

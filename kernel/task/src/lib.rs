@@ -15,6 +15,6 @@ mod tasks;
 
 pub use current::Current;
 pub use fork::CloneRequest;
-pub use futex::FutexTable;
+pub use futex::{FutexTable, FutexWord, Interest as FutexInterest};
 pub use kernel::{InitRequest, Kernel, RELEASE, VERSION};
 pub use tasks::{Group, Pending, Shared, Task, Wait};

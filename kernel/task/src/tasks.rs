@@ -87,6 +87,8 @@ pub struct Task {
     /// vfork(2)'s parent waits until this is set.
     pub(crate) released: AtomicBool,
     pub(crate) released_queue: WaitQueue,
+    /// Set at its end: it owns no futex any more and will never again.
+    pub(crate) locks_given_up: AtomicBool,
 }
 
 impl Task {
@@ -126,6 +128,7 @@ impl Task {
             sleeping: AtomicBool::new(false),
             released: AtomicBool::new(false),
             released_queue: WaitQueue::default(),
+            locks_given_up: AtomicBool::new(false),
         });
         kernel.tasks.lock().insert(tid, task.clone());
         group.tasks.lock().push(task.clone());

@@ -178,3 +178,13 @@ pub struct Rusage {
     pub stime: [i64; 2],
     pub rest: [i64; 14],
 }
+
+/// `struct futex_waitv`
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FutexWaitv {
+    pub val: u64,
+    pub uaddr: u64,
+    pub flags: u32,
+    pub reserved: u32,
+}

@@ -3,7 +3,7 @@
 use std::arch::{asm, naked_asm};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Once;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{Errno, SysResult};
 use smallvec::SmallVec;
@@ -22,9 +22,25 @@ unsafe extern "C" fn copy_recoverable(dst: *mut u8, src: *const u8, len: usize) 
     naked_asm!("mov rcx, rdx", "rep movsb", "mov rax, rcx", "ret")
 }
 
-/// Offset of `rep movsb` in [`copy_recoverable`] (`mov rcx, rdx` has three bytes) and its length.
-const MOVSB: u64 = 3;
-const MOVSB_LEN: u64 = 2;
+/// Loads a word, zero-extended; [`MISSING`] when its page is.
+#[unsafe(naked)]
+unsafe extern "C" fn load_recoverable(src: *const u32) -> u64 {
+    naked_asm!("mov eax, [rdi]", "ret")
+}
+
+/// Compares and exchanges a word; what was there, zero-extended, or [`MISSING`].
+#[unsafe(naked)]
+unsafe extern "C" fn exchange_recoverable(at: *mut u32, old: u32, new: u32) -> u64 {
+    naked_asm!("mov eax, esi", "lock cmpxchg [rdi], edx", "ret")
+}
+
+/// No word is that large.
+const MISSING: u64 = u64::MAX;
+
+/// The instructions that may fault: offset in their function and length.
+const MOVSB: (u64, u64) = (3, 2);
+const LOAD: (u64, u64) = (0, 2);
+const EXCHANGE: (u64, u64) = (2, 4);
 
 /// `lock cmpxchg16b` at `at`, which is aligned and present; returns what was there.
 fn compare_exchange_16(at: *mut u8, old: [u8; 16], new: [u8; 16]) -> [u8; 16] {
@@ -114,9 +130,9 @@ impl Segment {
     /// # Errors
     /// `EFAULT` when the page is missing, `EINVAL` when not aligned.
     pub fn load_u32(&self) -> SysResult<u32> {
-        let mut probe = [0];
-        self.read(&mut probe)?;
-        Ok(self.word()?.load(Ordering::SeqCst))
+        let word = self.word()?;
+        // SAFETY: an aligned word of a window; a fault is recovered.
+        u32::try_from(unsafe { load_recoverable(word) }).map_err(|_| Errno::EFAULT)
     }
 
     /// Compares and exchanges an aligned word; returns what was there.
@@ -124,30 +140,39 @@ impl Segment {
     /// # Errors
     /// As [`Segment::load_u32`].
     pub fn compare_exchange_u32(&self, old: u32, new: u32) -> SysResult<u32> {
-        let mut probe = [0];
-        self.read(&mut probe)?;
-        Ok(self.word()?.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).unwrap_or_else(|seen| seen))
+        let word = self.word()?;
+        // SAFETY: as in `load_u32`.
+        u32::try_from(unsafe { exchange_recoverable(word, old, new) }).map_err(|_| Errno::EFAULT)
     }
 
-    fn word(&self) -> SysResult<&AtomicU32> {
+    fn word(&self) -> SysResult<*mut u32> {
         if self.len < 4 || !self.ptr.addr().is_multiple_of(4) {
             return Err(Errno::EINVAL);
         }
-        // SAFETY: aligned, in a window, and has just been seen present (arena pages never vanish).
-        Ok(unsafe { AtomicU32::from_ptr(self.ptr.cast()) })
+        Ok(self.ptr.cast())
     }
 }
 
-static RANGE: AtomicU64 = AtomicU64::new(0);
+/// Addresses of the instructions that may fault, set before the handler.
+static COPY_AT: AtomicU64 = AtomicU64::new(0);
+static LOAD_AT: AtomicU64 = AtomicU64::new(0);
+static EXCHANGE_AT: AtomicU64 = AtomicU64::new(0);
 
 extern "C" fn on_fault(signo: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the host hands a ucontext to SA_SIGINFO handlers.
     let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
-    let rip = &mut context.uc_mcontext.gregs[libc::REG_RIP as usize];
-    let at = RANGE.load(Ordering::Relaxed) + MOVSB;
-    if rip.cast_unsigned() == at {
-        *rip = (at + MOVSB_LEN).cast_signed();
+    let gregs = &mut context.uc_mcontext.gregs;
+    let rip = gregs[libc::REG_RIP as usize].cast_unsigned();
+    if rip == COPY_AT.load(Ordering::Relaxed) {
+        gregs[libc::REG_RIP as usize] = (rip + MOVSB.1).cast_signed();
         return;
+    }
+    for (at, len) in [(&LOAD_AT, LOAD.1), (&EXCHANGE_AT, EXCHANGE.1)] {
+        if rip == at.load(Ordering::Relaxed) {
+            gregs[libc::REG_RIP as usize] = (rip + len).cast_signed();
+            gregs[libc::REG_RAX as usize] = MISSING.cast_signed();
+            return;
+        }
     }
     // SAFETY: not ours: let it kill us as it would have.
     unsafe {
@@ -160,7 +185,9 @@ extern "C" fn on_fault(signo: i32, _: *mut libc::siginfo_t, context: *mut libc::
 pub fn install_fault_handler() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        RANGE.store((copy_recoverable as *const ()).addr() as u64, Ordering::Relaxed);
+        COPY_AT.store((copy_recoverable as *const ()).addr() as u64 + MOVSB.0, Ordering::Relaxed);
+        LOAD_AT.store((load_recoverable as *const ()).addr() as u64 + LOAD.0, Ordering::Relaxed);
+        EXCHANGE_AT.store((exchange_recoverable as *const ()).addr() as u64 + EXCHANGE.0, Ordering::Relaxed);
         // SAFETY: a zeroed sigaction is a valid one; the handler is async-signal-safe.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
@@ -220,4 +247,30 @@ pub fn readv(fd: BorrowedFd<'_>, segments: &[Segment]) -> SysResult<usize> {
 /// As writev(2).
 pub fn writev(fd: BorrowedFd<'_>, segments: &[Segment]) -> SysResult<usize> {
     host_vectored(fd, segments, None, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+    use crate::HostFile;
+
+    /// What is beyond the end of a host file is missing in every way to look at it, and kills nobody.
+    #[test]
+    fn missing_pages_are_recovered_from() {
+        install_fault_handler();
+        let fd: OwnedFd = rustix::fs::memfd_create("short", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&fd, 4096).unwrap();
+        let file = HostFile::new(fd, true);
+        let there = file.segment(8, 4).unwrap();
+        assert_eq!(there.compare_exchange_u32(0, 7), Ok(0));
+        assert_eq!(there.compare_exchange_u32(0, 8), Ok(7));
+        assert_eq!(there.load_u32(), Ok(7));
+        let beyond = file.segment(8192, 4).unwrap();
+        assert_eq!(beyond.load_u32(), Err(Errno::EFAULT));
+        assert_eq!(beyond.compare_exchange_u32(0, 7), Err(Errno::EFAULT));
+        assert_eq!(beyond.read(&mut [0; 4]), Err(Errno::EFAULT));
+        assert_eq!(file.segment(6, 4).unwrap().load_u32(), Err(Errno::EINVAL));
+    }
 }

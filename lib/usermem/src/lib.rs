@@ -33,6 +33,6 @@ pub enum FutexKey {
     Private(u64, u64),
     /// Address space and address, by a call that allowed sharing: not the same futex as [`FutexKey::Private`]'s.
     Unshared(u64, u64),
-    /// Host file and offset.
-    Shared(u64, u64),
+    /// Device, inode and offset: the same file may be open several times.
+    Shared(u64, u64, u64),
 }

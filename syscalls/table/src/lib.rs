@@ -9,6 +9,7 @@ mod credentials;
 mod epoll;
 mod fd;
 mod futex;
+mod futex2;
 mod ident;
 mod io;
 mod mem;
@@ -60,6 +61,7 @@ const AREAS: &[&[Entry]] = &[
     epoll::ENTRIES,
     fd::ENTRIES,
     futex::ENTRIES,
+    futex2::ENTRIES,
     ident::ENTRIES,
     io::ENTRIES,
     mem::ENTRIES,

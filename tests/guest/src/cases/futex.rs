@@ -14,6 +14,8 @@ pub const CASES: &[Case] = &[
     Case { name: "futex-requeue", calls: "futex", run: requeue },
     Case { name: "futex-shared", calls: "futex", run: shared },
     Case { name: "robust-list", calls: "set_robust_list set_tid_address", run: lists },
+    Case { name: "futex-wake-op", calls: "futex", run: wake_op },
+    Case { name: "futex-waitv", calls: "futex_waitv futex_wait futex_wake futex_requeue", run: waitv },
     Case { name: "mutexes", calls: "futex clone3", run: mutexes },
 ];
 
@@ -98,6 +100,93 @@ fn shared() {
         let _ = sys!(SYS_futex, word.as_ptr(), FUTEX_WAIT, 1, 0);
     }
     assert_eq!(reap(pid), 0);
+}
+
+/// FUTEX_OP(3): what to do, with what, how to compare, with what.
+fn op(op: i32, operand: i32, cmp: i32, limit: i32) -> i32 {
+    op << 28 | cmp << 24 | (operand & 0xfff) << 12 | limit & 0xfff
+}
+
+fn wake_op() {
+    static ONE: AtomicU32 = AtomicU32::new(0);
+    static TWO: AtomicU32 = AtomicU32::new(0);
+    let call = |code: i32| {
+        let flag = FUTEX_WAKE_OP | FUTEX_PRIVATE_FLAG;
+        sys!(SYS_futex, ONE.as_ptr(), flag, 9, 9, TWO.as_ptr(), code)
+    };
+    let threads: Vec<_> = waiters(&ONE, &[1]).into_iter().chain(waiters(&TWO, &[1, 1])).collect();
+    assert_eq!(call(op(FUTEX_OP_ADD, -3, FUTEX_OP_CMP_GT, 0)), Ok(1));
+    assert_eq!(TWO.load(SeqCst) as i32, -3);
+    assert_eq!(call(op(FUTEX_OP_SET, 6, FUTEX_OP_CMP_LE, -3)), Ok(2));
+    threads.into_iter().for_each(|thread| assert_eq!(thread.join().unwrap(), Ok(0)));
+    for (code, expected) in [
+        (op(FUTEX_OP_OR, 1, FUTEX_OP_CMP_EQ, 6), 7),
+        (op(FUTEX_OP_ANDN, 2, FUTEX_OP_CMP_NE, 6), 5),
+        (op(FUTEX_OP_XOR, 4, FUTEX_OP_CMP_LT, 6), 1),
+        (op(FUTEX_OP_OR | FUTEX_OP_OPARG_SHIFT, 4, FUTEX_OP_CMP_GE, 6), 17),
+    ] {
+        assert_eq!(call(code), Ok(0));
+        assert_eq!(TWO.load(SeqCst), expected);
+    }
+    assert_eq!(call(op(6, 0, 0, 0)), Err(ENOSYS));
+    assert_eq!(call(op(FUTEX_OP_SET, 0, 9, 0)), Err(ENOSYS));
+    assert_eq!(sys!(SYS_futex, ONE.as_ptr(), FUTEX_WAKE_OP, 1, 1, 4096, 0), Err(EFAULT));
+}
+
+/// `struct futex_waitv`
+#[repr(C)]
+struct Waitv {
+    val: u64,
+    addr: u64,
+    flags: u32,
+    reserved: u32,
+}
+
+fn waitv() {
+    const FUTEX_WAKE2: i64 = 454;
+    const FUTEX_WAIT2: i64 = 455;
+    const FUTEX_REQUEUE2: i64 = 456;
+    static WORDS: [AtomicU32; 3] = [const { AtomicU32::new(0) }; 3];
+    let list = |value: u64| [0, 1, 2].map(|i| Waitv { val: value, addr: WORDS[i].as_ptr() as u64, flags: 2 | 128, reserved: 0 });
+    if sys!(SYS_futex_waitv, 0, 0, 0, 0, 0) == Err(ENOSYS) {
+        skip("no futex_waitv");
+    }
+    assert_eq!(sys!(SYS_futex_waitv, &mut list(1), 3, 0, 0, 0), Err(EAGAIN));
+    assert_eq!(sys!(SYS_futex_waitv, &mut list(0), 0, 0, 0, 0), Err(EINVAL));
+    assert_eq!(sys!(SYS_futex_waitv, &mut list(0), 129, 0, 0, 0), Err(EINVAL));
+    assert_eq!(sys!(SYS_futex_waitv, &mut list(0), 3, 1, 0, 0), Err(EINVAL));
+    assert_eq!(sys!(SYS_futex_waitv, &mut list(1 << 32), 3, 0, 0, 0), Err(EINVAL));
+    let soon = |clock| {
+        let mut ts = ns(0);
+        unsafe { clock_gettime(clock, &mut ts) };
+        ns(ts.tv_sec * 1_000_000_000 + ts.tv_nsec + 20_000_000)
+    };
+    assert_eq!(sys!(SYS_futex_waitv, &mut list(0), 3, 0, &mut soon(CLOCK_MONOTONIC), CLOCK_MONOTONIC), Err(ETIMEDOUT));
+    assert_eq!(sys!(SYS_futex_waitv, &mut list(0), 3, 0, &mut soon(CLOCK_REALTIME), CLOCK_REALTIME), Err(ETIMEDOUT));
+    assert_eq!(sys!(SYS_futex_waitv, &mut list(0), 3, 0, &mut soon(CLOCK_BOOTTIME), CLOCK_BOOTTIME), Err(EINVAL));
+    let thread = std::thread::spawn(move || sys!(SYS_futex_waitv, &mut list(0), 3, 0, 0, 0));
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert_eq!(ok!(SYS_futex, WORDS[1].as_ptr(), FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1), 1);
+    assert_eq!(thread.join().unwrap(), Ok(1));
+    assert_eq!(ok!(SYS_futex, WORDS[0].as_ptr(), FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1), 0, "nothing is left behind");
+    if sys!(FUTEX_WAKE2, WORDS[0].as_ptr(), 1, 0, 2) == Err(ENOSYS) {
+        skip("no futex2");
+    }
+    let flags = 2 | 128;
+    let all = u32::MAX as u64;
+    assert_eq!(sys!(FUTEX_WAIT2, WORDS[0].as_ptr(), 1, all, flags, 0, 0), Err(EAGAIN));
+    assert_eq!(sys!(FUTEX_WAIT2, WORDS[0].as_ptr(), 0, 0, flags, 0, 0), Err(EINVAL));
+    let ts = &mut soon(CLOCK_MONOTONIC);
+    assert_eq!(sys!(FUTEX_WAIT2, WORDS[0].as_ptr(), 0, all, flags, ts, CLOCK_MONOTONIC), Err(ETIMEDOUT));
+    let wait = move || sys!(FUTEX_WAIT2, WORDS[0].as_ptr(), 0, u32::MAX as u64, 2 | 128, 0, 0);
+    let threads = [std::thread::spawn(wait), std::thread::spawn(wait), std::thread::spawn(wait)];
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert_eq!(sys!(FUTEX_WAKE2, WORDS[0].as_ptr(), all, 0, flags), Ok(0));
+    assert_eq!(sys!(FUTEX_REQUEUE2, &mut list(1), 0, 1, 1), Err(EAGAIN));
+    assert_eq!(sys!(FUTEX_REQUEUE2, &mut list(0), 0, 1, 1), Ok(2));
+    assert_eq!(sys!(FUTEX_WAKE2, WORDS[1].as_ptr(), all, 9, flags), Ok(1));
+    assert_eq!(sys!(FUTEX_WAKE2, WORDS[0].as_ptr(), all, 9, flags), Ok(1));
+    threads.into_iter().for_each(|thread| assert_eq!(thread.join().unwrap(), Ok(0)));
 }
 
 fn lists() {

@@ -5,6 +5,7 @@ use crate::Case;
 mod epoll;
 mod fd;
 mod futex;
+mod futex_pi;
 mod ident;
 mod mem;
 mod path;
@@ -19,6 +20,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         epoll::CASES,
         fd::CASES,
         futex::CASES,
+        futex_pi::CASES,
         ident::CASES,
         mem::CASES,
         path::CASES,
