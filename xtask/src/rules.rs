@@ -13,7 +13,7 @@ const UNSAFE: [&str; 7] =
 const MAX_LINES: usize = 800;
 
 /// What a layer's crates may depend on, by directory prefix.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     ("lib/", &["lib/"]),
     ("platform/", &["lib/", "platform/"]),
     ("kernel/", &["lib/", "kernel/", "platform/api"]),
@@ -22,6 +22,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("net/", &["lib/", "kernel/auth", "kernel/vfs", "net/"]),
     ("syscalls/", &["lib/", "kernel/", "fs/", "net/", "platform/api", "syscalls/"]),
     ("sandbox/jail", &["lib/"]),
+    ("sandbox/control", &["lib/"]),
     ("sandbox/", &["lib/", "kernel/", "fs/", "net/", "platform/", "syscalls/", "sandbox/"]),
     ("runtime/", &["lib/", "sandbox/", "runtime/"]),
     ("bin/", &["lib/", "runtime/", "sandbox/", "syscalls/"]),

@@ -4,12 +4,15 @@
 mod cli;
 
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use boot::{BootConfig, Mount, Source, Writes};
+use boot::{BootConfig, BootError, Mount, Quota, Source, Start, Writes};
 use clap::Parser;
+use control::Process;
+use jail::IdMaps;
 use oci::{Container, CreateOptions};
 
 use cli::{Cli, Command, CreateArgs, DoArgs, Switch, Topic};
@@ -55,13 +58,16 @@ fn run_do(args: DoArgs) -> Result<i32> {
         writes: Writes::ToMemory,
         mounts,
         hostname: None,
-        cwd: args.cwd,
-        argv: args.command,
-        env: environment(args.env),
-        limits: Vec::new(),
+        process: Process { argv: args.command, env: environment(args.env), cwd: args.cwd, ..Process::default() },
+        ids: IdMaps::default(),
+        network: None,
+        quota: Quota::default(),
         strace: args.strace,
     };
-    Ok(boot::run(&config, None)?)
+    jail::block_signals();
+    let sandbox = boot::spawn(&config, Start::AtOnce)?;
+    sandbox.go()?;
+    jail::supervise(sandbox.pid).context("cannot wait for the sandbox")
 }
 
 /// A signal by number or name, with or without SIG.
@@ -152,14 +158,36 @@ fn report(error: &anyhow::Error, log: Option<&PathBuf>, json: bool, debug: bool)
     let _ = file.and_then(|mut file| writeln!(file, "{entry}"));
 }
 
+/// Starts this program anew if its addresses are where guests' must be.
+fn reserve() -> Result<()> {
+    // Told by a variable, lest a host that always chooses the same addresses keep it at that.
+    const TRIES: &str = "PALISADE_STARTS";
+    if boot::reserve() {
+        return Ok(());
+    }
+    let tries: u32 = std::env::var(TRIES).ok().and_then(|tries| tries.parse().ok()).unwrap_or(0);
+    if tries >= 16 {
+        bail!("the addresses from 0x7ff000000000 on are taken in every new process of this host");
+    }
+    let mut args = std::env::args_os();
+    let name = args.next().unwrap_or_default();
+    let error = std::process::Command::new("/proc/self/exe").arg0(name).args(args).env(TRIES, (tries + 1).to_string()).exec();
+    Err(error).context("cannot start /proc/self/exe")
+}
+
 fn main() -> ExitCode {
+    if let Err(error) = reserve() {
+        eprintln!("palisade: {error:#}");
+        return ExitCode::from(125);
+    }
     let cli = Cli::parse();
     let (log, json, debug) = (cli.log.clone(), cli.log_format == cli::LogFormat::Json, cli.debug);
     match execute(cli) {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
         Err(error) => {
             report(&error, log.as_ref(), json, debug);
-            ExitCode::from(125)
+            let status = error.downcast_ref::<BootError>().map_or(125, BootError::status);
+            ExitCode::from(u8::try_from(status).unwrap_or(125))
         }
     }
 }

@@ -7,6 +7,8 @@
 mod inode;
 mod regular;
 mod stdio;
+mod watch;
 
 pub use inode::HostInode;
 pub use stdio::HostStream;
+pub use watch::{Waiter, Watcher};

@@ -1,31 +1,52 @@
 //! Host descriptors that the sandbox is given: standard input, output and error.
 
 use std::any::Any;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
-use rustix::event::{PollFd, PollFlags, poll};
-use sync::{Parker, WaitQueue};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sync::WaitQueue;
 use usermem::{Access, IoBuf, UserMemoryExt};
 use vfs::{Attr, FileOps, IoctlArg};
 
+use crate::watch::{Waiter, Watcher};
+
+/// A write of this many bytes doesn't block where poll(2) has found room (`PIPE_BUF`, pipe(7)).
+const PIECE: usize = 4096;
+
 /// A terminal, pipe, socket or file of the host, used as a stream.
 pub struct HostStream {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
+    watcher: Arc<Watcher>,
+    own: Weak<Self>,
     queue: WaitQueue,
     terminal: bool,
-    /// Unparked by who wants input and finds none.
-    wanted: Parker,
+    /// Bytes of one write.
+    piece: usize,
+    /// The watcher has been asked to tell of input, of room.
+    awaited: [AtomicBool; 2],
 }
 
+/// Input and room.
+const DIRECTIONS: [PollFlags; 2] = [PollFlags::IN, PollFlags::OUT];
+
 impl HostStream {
-    /// Wraps a descriptor. Somebody must run [`HostStream::watch`] for reads that wait.
-    pub fn new(fd: OwnedFd) -> Arc<Self> {
+    /// Wraps a descriptor.
+    pub fn new(fd: OwnedFd, watcher: &Arc<Watcher>) -> Arc<Self> {
         let terminal = rustix::termios::isatty(&fd);
-        Arc::new(Self { fd, queue: WaitQueue::default(), terminal, wanted: Parker::default() })
+        let regular = rustix::fs::fstat(&fd).is_ok_and(|stat| stat.st_mode & c::S_IFMT == c::S_IFREG);
+        Arc::new_cyclic(|own| Self {
+            fd: Arc::new(fd),
+            watcher: watcher.clone(),
+            own: own.clone(),
+            queue: WaitQueue::default(),
+            terminal,
+            piece: if regular { usize::MAX } else { PIECE },
+            awaited: Default::default(),
+        })
     }
 
     /// Whether it is a terminal.
@@ -34,10 +55,14 @@ impl HostStream {
         self.terminal
     }
 
-    fn ready(&self, timeout: Option<Duration>) -> PollEvents {
-        let mut fds = [PollFd::new(&self.fd, PollFlags::IN | PollFlags::OUT | PollFlags::HUP)];
-        let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
-        if poll(&mut fds, timeout.as_ref()).is_err() {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// What poll(2) says now.
+    fn ready(&self) -> PollEvents {
+        let mut fds = [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN | PollFlags::OUT)];
+        if poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_err() {
             return PollEvents::ERR;
         }
         let [fd] = fds;
@@ -51,14 +76,39 @@ impl HostStream {
         events
     }
 
-    /// Watches for input, for ever, on a thread of its own: sleeps until somebody has found none, then until the host has some.
-    pub fn watch(&self) {
-        loop {
-            self.wanted.park(None);
-            let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-            if poll(&mut fds, None).is_ok() {
-                self.queue.wake(PollEvents::READABLE | PollEvents::HUP);
+    /// Has the queue woken when there is input (0) or room (1).
+    fn want(&self, direction: usize) {
+        let (Some(awaited), Some(events)) = (self.awaited.get(direction), DIRECTIONS.get(direction)) else { return };
+        if !awaited.swap(true, Ordering::SeqCst) {
+            self.watcher.add(self.fd.clone(), *events, self.own.clone());
+        }
+    }
+}
+
+impl Waiter for HostStream {
+    fn ready(&self, events: PollFlags) {
+        let ended = events.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL);
+        for (awaited, direction) in self.awaited.iter().zip(DIRECTIONS) {
+            if ended || events.intersects(direction) {
+                awaited.store(false, Ordering::SeqCst);
             }
+        }
+        let mut told = PollEvents::empty();
+        if ended || events.intersects(PollFlags::IN) {
+            told |= PollEvents::READABLE | PollEvents::HUP;
+        }
+        if ended || events.intersects(PollFlags::OUT) {
+            told |= PollEvents::WRITABLE;
+        }
+        self.queue.wake(told);
+    }
+}
+
+impl Drop for HostStream {
+    fn drop(&mut self) {
+        // The watcher holds the descriptor too.
+        if self.awaited.iter().any(|awaited| awaited.load(Ordering::SeqCst)) {
+            self.watcher.ring();
         }
     }
 }
@@ -72,24 +122,24 @@ impl FileOps for HostStream {
         if buf.remaining() == 0 {
             return Ok(0);
         }
-        if !self.ready(Some(Duration::ZERO)).intersects(PollEvents::READABLE | PollEvents::HUP | PollEvents::ERR) {
-            self.wanted.unpark();
+        if !self.ready().intersects(PollEvents::READABLE | PollEvents::HUP | PollEvents::ERR) {
+            self.want(0);
             return Err(Errno::EAGAIN);
         }
-        buf.host_io(Access::Write, &mut |segments| usermem::readv(self.fd.as_fd(), segments))
+        buf.host_io(Access::Write, &mut |segments| usermem::readv(self.fd(), segments))
     }
 
     fn write(&self, buf: &mut IoBuf<'_>, _: u64) -> SysResult<usize> {
         let mut total = 0;
         while buf.remaining() > 0 {
-            match buf.host_io(Access::Read, &mut |segments| usermem::writev(self.fd.as_fd(), segments)) {
+            // The host's own waiting could not be ended by a signal inside.
+            if !self.ready().intersects(PollEvents::WRITABLE | PollEvents::HUP | PollEvents::ERR) {
+                self.want(1);
+                return if total == 0 { Err(Errno::EAGAIN) } else { Ok(total) };
+            }
+            match buf.host_io_up_to(self.piece, Access::Read, &mut |segments| usermem::writev(self.fd(), segments)) {
                 Ok(count) => total += count,
-                // The other side is slow: the host makes us wait, as it would the guest.
-                Err(Errno::EAGAIN) => {
-                    let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
-                    let _ = poll(&mut fds, None);
-                }
-                Err(Errno::EINTR) => {}
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
                 Err(errno) if total == 0 => return Err(errno),
                 Err(_) => break,
             }
@@ -98,9 +148,12 @@ impl FileOps for HostStream {
     }
 
     fn poll(&self) -> PollEvents {
-        let events = self.ready(Some(Duration::ZERO));
+        let events = self.ready();
         if !events.intersects(PollEvents::READABLE | PollEvents::HUP) {
-            self.wanted.unpark();
+            self.want(0);
+        }
+        if !events.intersects(PollEvents::WRITABLE | PollEvents::HUP | PollEvents::ERR) {
+            self.want(1);
         }
         events
     }

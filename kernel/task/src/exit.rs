@@ -154,9 +154,12 @@ impl crate::kernel::Kernel {
                 }
             }
         }
-        group.zombie.store(true, Ordering::SeqCst);
+        group.set_zombie();
         let parent = group.parent.lock().upgrade();
-        let Some(parent) = parent else { return };
+        let Some(parent) = parent else {
+            self.groups.lock().remove(&group.pid);
+            return;
+        };
         let action = parent.action(c::SIGCHLD);
         if action.handler == SIG_IGN || action.flags & c::SA_NOCLDWAIT as u64 != 0 {
             parent.children.lock().retain(|child| child.pid != group.pid);

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use abi::structs::Rlimit;
@@ -23,15 +23,18 @@ pub const RELEASE: &str = "6.12.0-palisade";
 pub const VERSION: &str = "#1 SMP PREEMPT_DYNAMIC Palisade";
 
 /// Tasks of one sandbox at most.
-const MAX_TASKS: usize = 16384;
+const MAX_TASKS: u64 = 16384;
 /// Highest process number (kernel.pid_max).
 const PID_MAX: i32 = 4_194_304;
 
 /// Handles a system call.
 pub type Dispatch = fn(&mut Current, u64, [u64; 6]) -> SysResult<u64>;
 
-/// What the first process is.
-pub struct InitRequest {
+/// Is told the wait status of a process that has no parent inside.
+pub type OnExit = Box<dyn FnOnce(i32) + Send>;
+
+/// What a process without a parent is: the first one, or one that is started from outside.
+pub struct ProcessRequest {
     pub root: Arc<Dentry>,
     pub cwd: Vec<u8>,
     /// The program's file.
@@ -43,6 +46,54 @@ pub struct InitRequest {
     pub credentials: Credentials,
     /// Resource limits (`RLIMIT_*`) that are not the usual ones.
     pub limits: Vec<(usize, Rlimit)>,
+    /// Called when it ends; not for the first process, see [`Kernel::wait_init`].
+    pub on_exit: Option<OnExit>,
+}
+
+/// What a sandbox may use.
+pub struct Quota {
+    /// Tasks at most (pids.max).
+    pub tasks: AtomicU64,
+    /// Bytes of memory, `u64::MAX` if only the host limits it.
+    pub memory: AtomicU64,
+    /// Processors, 0 if only the host limits them.
+    pub cpus: AtomicU32,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self { tasks: AtomicU64::new(MAX_TASKS), memory: AtomicU64::new(u64::MAX), cpus: AtomicU32::new(0) }
+    }
+}
+
+impl Quota {
+    /// Lets there be so many tasks.
+    pub fn set_tasks(&self, tasks: u64) {
+        self.tasks.store(tasks.min(MAX_TASKS), Ordering::Relaxed);
+    }
+
+    /// Limits memory to so many bytes.
+    pub fn set_memory(&self, bytes: Option<u64>) {
+        self.memory.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Shows so many processors.
+    pub fn set_cpus(&self, cpus: Option<u32>) {
+        self.cpus.store(cpus.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Bytes of memory in all, which the host may have fewer of.
+    #[must_use]
+    pub fn memory_of(&self, host: u64) -> u64 {
+        self.memory.load(Ordering::Relaxed).min(host)
+    }
+
+    /// Processors, of which the host may have fewer.
+    #[must_use]
+    pub fn cpus_of(&self, host: usize) -> usize {
+        let limit = usize::try_from(self.cpus.load(Ordering::Relaxed)).unwrap_or(0);
+        if limit == 0 { host } else { limit.min(host) }
+    }
 }
 
 /// The kernel of one sandbox.
@@ -67,6 +118,9 @@ pub struct Kernel {
     pub forks: AtomicU64,
     /// Whether system calls are written to standard error.
     pub trace: AtomicBool,
+    pub quota: Quota,
+    /// No task runs programs.
+    pub(crate) paused: AtomicBool,
     init_status: OnceLock<i32>,
     done: Parker,
 }
@@ -89,6 +143,8 @@ impl Kernel {
             unknown: Mutex::default(),
             forks: AtomicU64::new(0),
             trace: AtomicBool::new(false),
+            quota: Quota::default(),
+            paused: AtomicBool::new(false),
             init_status: OnceLock::new(),
             done: Parker::default(),
         })
@@ -101,7 +157,7 @@ impl Kernel {
     pub(crate) fn new_pid(&self) -> SysResult<i32> {
         let tasks = self.tasks.lock();
         let groups = self.groups.lock();
-        if tasks.len() >= MAX_TASKS {
+        if tasks.len() as u64 >= self.quota.tasks.load(Ordering::Relaxed) {
             return Err(Errno::EAGAIN);
         }
         loop {
@@ -115,11 +171,11 @@ impl Kernel {
         }
     }
 
-    /// Starts the first process.
+    /// Starts the first process, or another one without a parent; returns its number.
     ///
     /// # Errors
-    /// As execve(2).
-    pub fn start_init(self: &Arc<Self>, request: InitRequest) -> SysResult<()> {
+    /// As execve(2); `EAGAIN` when there are too many tasks.
+    pub fn start_process(self: &Arc<Self>, request: ProcessRequest) -> SysResult<i32> {
         let mut fs = FsContext { root: request.root.clone(), cwd: request.root, umask: 0o022 };
         fs.cwd = fs.walk(None, &request.cwd, true)?.existing()?;
         let path = request.path;
@@ -134,6 +190,7 @@ impl Kernel {
         let context = image.mm.aspace().clone().new_context(&regs, None)?;
         let pid = self.new_pid()?;
         let group = Group::new(pid, None, 0);
+        request.on_exit.into_iter().for_each(|on_exit| group.on_exit(on_exit));
         for (resource, limit) in request.limits {
             if let Some(slot) = group.limits.lock().get_mut(resource) {
                 *slot = limit;
@@ -143,7 +200,18 @@ impl Kernel {
             Task::new(self, pid, &group, image.mm, Arc::new(request.credentials), fds, Arc::new(Mutex::new(fs)), &image.comm);
         task.lock().exe = Some(image.exe);
         self.groups.lock().insert(pid, group);
-        Current::start(task, context, regs)
+        Current::start(task.clone(), context, regs).inspect_err(|_| {
+            task.forget();
+            self.groups.lock().remove(&pid);
+        })?;
+        Ok(pid)
+    }
+
+    /// Stops all programs where they are, or lets them go on. What a task does in the kernel it still finishes.
+    pub fn pause(&self, on: bool) {
+        self.paused.store(on, Ordering::SeqCst);
+        let tasks: Vec<_> = self.tasks.lock().values().cloned().collect();
+        tasks.iter().for_each(|task| task.kick());
     }
 
     /// Waits until the first process ends; returns its wait status.

@@ -16,5 +16,5 @@ mod tasks;
 pub use current::Current;
 pub use fork::CloneRequest;
 pub use futex::{FutexTable, FutexWord, Interest as FutexInterest};
-pub use kernel::{InitRequest, Kernel, RELEASE, VERSION};
+pub use kernel::{Kernel, OnExit, ProcessRequest, Quota, RELEASE, VERSION};
 pub use tasks::{Group, Pending, Shared, Task, Wait};

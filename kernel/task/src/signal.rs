@@ -44,7 +44,7 @@ impl Current {
             if self.lone_exit || self.task.ordered_to_exit.load(Ordering::SeqCst) {
                 return Some(0);
             }
-            if self.task.group.stopped.load(Ordering::SeqCst) {
+            if self.task.group.stopped.load(Ordering::SeqCst) || self.task.kernel.paused.load(Ordering::SeqCst) {
                 self.task.parker.park(None);
                 continue;
             }

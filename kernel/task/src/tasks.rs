@@ -13,7 +13,7 @@ use platform::Interrupter;
 use sync::{Mutex, MutexGuard, Parker, WaitQueue, monotonic_ns};
 use vfs::{Dentry, FdTable, FsContext};
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, OnExit};
 
 /// Queued real-time signals at most (RLIMIT_SIGPENDING).
 const MAX_QUEUED: usize = 4096;
@@ -131,6 +131,8 @@ impl Task {
             locks_given_up: AtomicBool::new(false),
         });
         kernel.tasks.lock().insert(tid, task.clone());
+        // Who pauses either finds it in the table, or has set this before.
+        task.attention.store(kernel.paused.load(Ordering::SeqCst), Ordering::SeqCst);
         group.tasks.lock().push(task.clone());
         kernel.forks.fetch_add(1, Ordering::Relaxed);
         task
@@ -237,7 +239,7 @@ pub struct Group {
     /// Wait status once it is ending.
     end: Mutex<Option<i32>>,
     /// No task is left.
-    pub(crate) zombie: AtomicBool,
+    zombie: AtomicBool,
     /// Where its wait4(2) waits for children.
     pub child_queue: WaitQueue,
     /// What its end is told the parent by: `SIGCHLD` after adoption or execve(2), whatever clone(2) had said.
@@ -248,6 +250,8 @@ pub struct Group {
     pub started: u64,
     /// CPU time, in nanoseconds, when it ended.
     pub cpu: Mutex<u64>,
+    /// Who outside is told of its end.
+    on_exit: Mutex<Vec<OnExit>>,
 }
 
 impl Group {
@@ -291,6 +295,7 @@ impl Group {
             news: Mutex::default(),
             started: monotonic_ns(),
             cpu: Mutex::new(0),
+            on_exit: Mutex::default(),
         })
     }
 
@@ -354,6 +359,27 @@ impl Group {
     #[must_use]
     pub fn ending(&self) -> Option<i32> {
         *self.end.lock()
+    }
+
+    /// Has `f` called with the wait status when it has ended, or now if it has.
+    pub fn on_exit(&self, f: OnExit) {
+        let mut told = self.on_exit.lock();
+        if self.is_zombie() {
+            drop(told);
+            f(self.ending().unwrap_or(0));
+        } else {
+            told.push(f);
+        }
+    }
+
+    /// No task is left.
+    pub(crate) fn set_zombie(&self) {
+        let told = {
+            let mut told = self.on_exit.lock();
+            self.zombie.store(true, Ordering::SeqCst);
+            std::mem::take(&mut *told)
+        };
+        told.into_iter().for_each(|f| f(self.ending().unwrap_or(0)));
     }
 
     /// Whether no task is left.

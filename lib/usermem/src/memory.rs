@@ -353,7 +353,20 @@ impl<'a> IoBuf<'a> {
     /// # Errors
     /// `EFAULT`; what `f` says.
     pub fn host_io(&mut self, access: Access, f: &mut dyn FnMut(&[Segment]) -> SysResult<usize>) -> SysResult<usize> {
-        let remaining = self.remaining();
+        self.host_io_up_to(usize::MAX, access, f)
+    }
+
+    /// As [`IoBuf::host_io`], with at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn host_io_up_to(
+        &mut self,
+        limit: usize,
+        access: Access,
+        f: &mut dyn FnMut(&[Segment]) -> SysResult<usize>,
+    ) -> SysResult<usize> {
+        let remaining = self.remaining().min(limit);
         if remaining == 0 {
             return Ok(0);
         }
@@ -364,14 +377,14 @@ impl<'a> IoBuf<'a> {
             }
             Target::KernelMut(bytes) => {
                 let part = bytes.get_mut(self.at..).unwrap_or_default();
-                f(&[Segment { ptr: part.as_mut_ptr(), len: part.len() }])?
+                f(&[Segment { ptr: part.as_mut_ptr(), len: part.len().min(remaining) }])?
             }
             Target::Kernel(bytes) => {
                 let part = bytes.get(self.at..).unwrap_or_default();
                 if access == Access::Write {
                     return Err(Errno::EFAULT);
                 }
-                f(&[Segment { ptr: part.as_ptr().cast_mut(), len: part.len() }])?
+                f(&[Segment { ptr: part.as_ptr().cast_mut(), len: part.len().min(remaining) }])?
             }
         };
         let count = count.min(remaining);

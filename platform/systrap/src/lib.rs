@@ -23,7 +23,7 @@ use stub::layout::STUB_BASE;
 
 use crate::aspace::Space;
 use crate::process::Process;
-pub use crate::zygote::{HostVdso, host_vdso};
+pub use crate::zygote::{HostVdso, host_vdso, reserve};
 
 /// Where guests may map: above the first pages, below the stub.
 const USER: Range<u64> = 0x1_0000..STUB_BASE;

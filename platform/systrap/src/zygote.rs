@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use abi::{Errno, SysResult};
 use stub::layout::{
     CONSTS, CONSTS_SIZE, Consts, HOST_VDSO, HOST_VDSO_SIZE, Header, SIGINTERRUPT, SLOT_COUNT, SLOT_SIZE, SLOTS, SOCKET_FD,
-    STUB_END, TEXT, TEXT_SIZE, VDSO, VDSO_SIZE,
+    STUB_BASE, STUB_END, TEXT, TEXT_SIZE, VDSO, VDSO_SIZE,
 };
 
 use crate::process::{Process, Slots};
@@ -136,6 +136,11 @@ fn check(step: u64, result: i64) {
 fn child(plan: &Plan) -> ! {
     check(1, raw(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0, 0));
     check(2, raw(libc::SYS_prctl, libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64, 0, 0, 0, 0));
+    // Over the host's files the sentry may have capabilities; guest code needs none.
+    let (header, none) = ([0x2008_0522u32, 0], [0u32; 6]);
+    check(2, raw(libc::SYS_capset, header.as_ptr().addr() as u64, none.as_ptr().addr() as u64, 0, 0, 0, 0));
+    // What `reserve` has kept free.
+    check(3, raw(libc::SYS_munmap, STUB_BASE, RESERVED, 0, 0, 0, 0));
     if let Some((area, size)) = plan.rseq {
         raw(libc::SYS_rseq, area, size.into(), 1, 0x5305_3053, 0, 0);
     }
@@ -172,6 +177,19 @@ fn child(plan: &Plan) -> ! {
     unsafe {
         std::arch::asm!("jmp {entry}", entry = in(reg) TEXT + plan.header.creator, in("rdi") STUB_END, options(noreturn));
     }
+}
+
+/// Bytes of the stubs' region that are used.
+const RESERVED: u64 = SLOTS + SLOT_SIZE * SLOT_COUNT - STUB_BASE;
+
+/// Keeps the stubs' region free of what this process will map, so that the zygote, which is forked from it, finds it free. `false`: something
+/// is there already, as the host's choice of addresses (ASLR) has it about once in 2,000 starts. The program can only be started anew.
+#[must_use]
+pub fn reserve() -> bool {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: a new mapping that replaces nothing.
+    let place = unsafe { libc::mmap(STUB_BASE as *mut _, RESERVED as usize, libc::PROT_NONE, flags, -1, 0) };
+    place.addr() as u64 == STUB_BASE
 }
 
 /// Forks the zygote. The calling process must have only one thread.

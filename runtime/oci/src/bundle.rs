@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use boot::{BootConfig, Mount, Rlimit, Source, Writes};
+use boot::{BootConfig, Mount, Quota, Source, Writes};
+use control::Process;
+use jail::IdMaps;
 use oci_spec::runtime::{PosixRlimitType, Spec, get_default_mounts};
 
 /// Reads a bundle.
@@ -56,15 +58,16 @@ fn config(bundle: &Path, spec: &Spec) -> Result<BootConfig> {
         writes,
         mounts,
         hostname: spec.hostname().clone(),
-        cwd: process.cwd().display().to_string(),
-        argv,
-        env: process.env().clone().unwrap_or_default(),
-        limits: process
-            .rlimits()
-            .iter()
-            .flatten()
-            .map(|limit| (resource(limit.typ()), Rlimit { cur: limit.soft(), max: limit.hard() }))
-            .collect(),
+        process: Process {
+            argv,
+            env: process.env().clone().unwrap_or_default(),
+            cwd: process.cwd().display().to_string(),
+            limits: process.rlimits().iter().flatten().map(|limit| (resource(limit.typ()), limit.soft(), limit.hard())).collect(),
+            ..Process::default()
+        },
+        ids: IdMaps::default(),
+        network: None,
+        quota: Quota::default(),
         strace: false,
     })
 }

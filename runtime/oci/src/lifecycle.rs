@@ -1,18 +1,22 @@
 //! Create, start, kill, delete.
 //!
-//! `create` forks a supervisor, whose child is the sandbox. The supervisor is the container's process for the outside: it ends when the
-//! container does, with its status. Commands reach the sandbox by a socket in the container's state directory, through the supervisor.
+//! `create` makes the sandbox, whose process is the container's process for the outside: it ends when the first program does, with its
+//! status. Commands reach it by a socket in the container's state directory.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use boot::Control;
+use boot::Start;
+use control::{Connection, Request, Response, Target};
 
 use crate::bundle;
 use crate::state::{Container, Status};
+
+/// Files in a container's directory: where its sandbox takes requests, and where it leaves its exit status.
+const SOCKET: &str = "control.sock";
+const STATUS: &str = "exit-status";
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -29,17 +33,21 @@ pub struct CreateOptions {
 /// # Errors
 /// One line with cause and what to do; nothing is left behind.
 pub fn create(root: &Path, id: &str, options: &CreateOptions) -> Result<Container> {
+    make(root, id, options).map(|(container, _)| container)
+}
+
+fn make(root: &Path, id: &str, options: &CreateOptions) -> Result<(Container, Connection)> {
     let bundle = options.bundle.canonicalize().with_context(|| format!("bundle {}", options.bundle.display()))?;
     let (spec, mut config) = bundle::load(&bundle)?;
     config.strace = options.strace;
     let dir = Container::reserve(root, id)?;
     let annotations = spec.annotations().clone().unwrap_or_default();
-    let made = launch(&dir, &config).and_then(|pid| {
+    let made = launch(&dir, &config).and_then(|(pid, connection)| {
         let container = Container::record(&dir, id, pid, &bundle, annotations)?;
         if let Some(file) = &options.pid_file {
             std::fs::write(file, pid.to_string()).with_context(|| file.display().to_string())?;
         }
-        Ok(container)
+        Ok((container, connection))
     });
     if made.is_err() {
         let _ = std::fs::remove_dir_all(&dir);
@@ -47,46 +55,33 @@ pub fn create(root: &Path, id: &str, options: &CreateOptions) -> Result<Containe
     made
 }
 
-/// Starts the supervisor; returns its number once the sandbox is ready.
-fn launch(dir: &Path, config: &boot::BootConfig) -> Result<i32> {
-    let listener = UnixListener::bind(dir.join("control.sock")).with_context(|| format!("{}/control.sock", dir.display()))?;
-    let (ours, theirs) = UnixStream::pair()?;
-    match jail::fork().context("cannot fork")? {
-        Some(pid) => {
-            drop((listener, theirs));
-            let mut line = String::new();
-            BufReader::new(ours).read_line(&mut line)?;
-            match line.trim_end() {
-                "ok" => Ok(pid),
-                why => bail!("{}", why.strip_prefix("error ").unwrap_or("the sandbox ended before it was ready")),
-            }
-        }
-        None => {
-            drop(ours);
-            // The supervisor outlives its parent and belongs to no terminal.
-            let _ = rustix::process::setsid();
-            let mut report = theirs.try_clone()?;
-            let status = boot::run(config, Some(Control { listener, ready: theirs })).unwrap_or_else(|error| {
-                let _ = report.write_all(format!("error {error}\n").as_bytes());
-                125
-            });
-            std::process::exit(status)
-        }
-    }
+/// Makes the sandbox; returns its process's number and a connection once it is ready to be started.
+fn launch(dir: &Path, config: &boot::BootConfig) -> Result<(i32, Connection)> {
+    let listener = UnixListener::bind(dir.join(SOCKET)).with_context(|| format!("{}/{SOCKET}", dir.display()))?;
+    let status = std::fs::File::create(dir.join(STATUS)).with_context(|| format!("{}/{STATUS}", dir.display()))?;
+    jail::block_signals();
+    let sandbox = boot::spawn(config, Start::WhenTold { listener, status })?;
+    sandbox.go()?;
+    let pid = sandbox.pid;
+    Ok((pid, sandbox.ready()?))
 }
 
-/// Sends a command to a container.
-fn command(container: &Container, line: &str) -> Result<()> {
+/// Connects to a container's sandbox.
+fn connect(container: &Container) -> Result<Connection> {
+    let connection =
+        Connection::connect(&container.dir().join(SOCKET)).with_context(|| format!("container {} has ended", container.id()))?;
+    connection.set_patience(Some(PATIENCE))?;
+    Ok(connection)
+}
+
+/// Sends a request that is answered by `Done`.
+fn order(container: &Container, connection: &Connection, request: &Request) -> Result<()> {
     let ended = || format!("container {} has ended", container.id());
-    let mut stream = UnixStream::connect(container.dir().join("control.sock")).with_context(ended)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("{line}\n").as_bytes()).with_context(ended)?;
-    let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).with_context(ended)?;
-    match answer.trim_end() {
-        "ok" => Ok(()),
-        "" => bail!(ended()),
-        why => bail!("{}", why.strip_prefix("error ").unwrap_or(why).to_owned()),
+    connection.send(request, &[]).with_context(ended)?;
+    match connection.receive().with_context(ended)?.0 {
+        Response::Done => Ok(()),
+        Response::Failed { why, .. } => bail!("{why}"),
+        other => bail!("unexpected answer {other:?}"),
     }
 }
 
@@ -99,7 +94,7 @@ pub fn start(container: &Container) -> Result<()> {
         Status::Created => {}
         other => bail!("container {} is {other:?}: only a created one can be started", container.id()),
     }
-    command(container, "start")?;
+    order(container, &connect(container)?, &Request::Start)?;
     container.mark_started()
 }
 
@@ -108,16 +103,15 @@ pub fn start(container: &Container) -> Result<()> {
 /// # Errors
 /// As `create` and `start`.
 pub fn run(root: &Path, id: &str, options: &CreateOptions, detach: bool) -> Result<i32> {
-    jail::block_signals();
-    let container = create(root, id, options)?;
-    if let Err(error) = start(&container) {
+    let (container, connection) = make(root, id, options)?;
+    if let Err(error) = order(&container, &connection, &Request::Start).and_then(|()| container.mark_started()) {
         delete(&container, true)?;
         return Err(error);
     }
     if detach {
         return Ok(0);
     }
-    let status = jail::supervise(container.pid(), None).context("cannot wait for the container")?;
+    let status = jail::supervise(container.pid()).context("cannot wait for the container")?;
     container.forget()?;
     Ok(status)
 }
@@ -131,17 +125,20 @@ pub fn kill(container: &Container, signo: i32, all: bool) -> Result<()> {
         Status::Stopped => bail!("container {} is not running", container.id()),
         // There is no program yet: what would end it ends the container.
         Status::Created => terminate(container),
-        Status::Running => command(container, &format!("signal {signo} {}", if all { "all" } else { "init" })),
+        Status::Running => {
+            let target = if all { Target::All } else { Target::Init };
+            order(container, &connect(container)?, &Request::Signal { signo, target })
+        }
     }
 }
 
-/// Ends a container's supervisor; the host ends all that depends on it.
+/// Ends a container's sandbox; the host ends all that depends on it.
 fn terminate(container: &Container) -> Result<()> {
     let pid = rustix::process::Pid::from_raw(container.pid()).context("no process")?;
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     let deadline = Instant::now() + PATIENCE;
     while container.status() != Status::Stopped {
-        // Where the supervisor is our own child.
+        // Where the sandbox is our own child.
         let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
         if Instant::now() > deadline {
             bail!("container {} doesn't end", container.id());
@@ -170,5 +167,5 @@ pub fn delete(container: &Container, force: bool) -> Result<()> {
 /// # Errors
 /// When it isn't running.
 pub fn strace(container: &Container, on: bool) -> Result<()> {
-    command(container, if on { "strace on" } else { "strace off" })
+    order(container, &connect(container)?, &Request::Trace(on))
 }

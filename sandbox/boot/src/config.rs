@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use abi::structs::Rlimit;
+use control::Process;
+use jail::IdMaps;
 
 /// How a host directory is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,14 @@ pub struct Mount {
     pub source: Source,
 }
 
+/// What the sandbox may use, as programs see it; `None`: what the host has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    pub tasks: Option<u64>,
+    pub memory: Option<u64>,
+    pub cpus: Option<u32>,
+}
+
 /// What to run, and over what.
 #[derive(Clone, Debug)]
 pub struct BootConfig {
@@ -45,11 +54,13 @@ pub struct BootConfig {
     pub writes: Writes,
     pub mounts: Vec<Mount>,
     pub hostname: Option<String>,
-    pub cwd: String,
-    pub argv: Vec<String>,
-    pub env: Vec<String>,
-    /// Resource limits (`RLIMIT_*`).
-    pub limits: Vec<(usize, Rlimit)>,
+    /// The first program.
+    pub process: Process,
+    /// Users and groups of the host that exist inside.
+    pub ids: IdMaps,
+    /// A network namespace of the host to run in; `None`: one of its own.
+    pub network: Option<PathBuf>,
+    pub quota: Quota,
     /// Write every system call to standard error.
     pub strace: bool,
 }

@@ -2,221 +2,145 @@
 #![forbid(unsafe_code)]
 
 mod config;
-mod control;
+mod error;
+mod processes;
+mod program;
+mod sentry;
+mod server;
 mod tree;
 
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
+use std::path::Path;
+use std::time::Duration;
 
-use abi::c;
-use abi::signal::SigInfo;
-use auth::Credentials;
-use hostfs::HostStream;
-use systrap::Systrap;
-use task::{InitRequest, Kernel};
-use vfs::{Dentry, File};
+use control::{Connection, Response};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 pub use abi::structs::Rlimit;
-pub use config::{BootConfig, Mount, Source, Writes};
+pub use config::{BootConfig, Mount, Quota, Source, Writes};
+pub use error::BootError;
+pub use systrap::reserve;
 
-/// What went wrong, for one line on the terminal.
-#[derive(Debug)]
-pub struct BootError {
-    what: String,
-    cause: String,
-    hint: &'static str,
-}
-
-impl std::fmt::Display for BootError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}{}", self.what, self.cause, self.hint)
-    }
-}
-
-impl std::error::Error for BootError {}
-
-impl BootError {
-    /// The exit status for it, as docker run has them: 127: no such program; 126: not executable; 125: the sandbox itself.
-    fn status(&self) -> i32 {
-        match self.cause.as_str() {
-            "ENOENT" => 127,
-            "EACCES" | "ENOEXEC" => 126,
-            _ => 125,
-        }
-    }
-}
-
-fn failed<E: std::fmt::Display>(what: &str, hint: &'static str) -> impl FnOnce(E) -> BootError {
-    let what = what.to_owned();
-    move |error| BootError { what, cause: error.to_string(), hint }
-}
+use error::failed;
 
 const USERNS_HINT: &str =
     " (the host must allow user namespaces: sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces>0)";
 
-/// How a container is controlled from outside; `do` has none.
-pub struct Control {
-    /// Where clients connect.
-    pub listener: UnixListener,
-    /// Told `ok` or `error` and why, one line, when the container is there to be started.
-    pub ready: UnixStream,
+/// How long a sandbox may take to come up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// When the first program starts.
+pub enum Start {
+    /// At once; the sandbox dies with its maker, reports its errors itself, and takes no requests.
+    AtOnce,
+    /// When it is told so, by its maker or by others.
+    WhenTold {
+        /// Where others connect.
+        listener: UnixListener,
+        /// Told the exit status at the end.
+        status: File,
+    },
 }
 
-/// Runs a sandbox in a child process; returns the exit status of its first program (128+n for a signal). With `control`, the program
-/// starts when told so.
+/// A sandbox, as its maker sees it.
+pub struct Sandbox {
+    /// Number of its process for the caller.
+    pub pid: i32,
+    stream: UnixStream,
+}
+
+/// Makes the process of a sandbox in namespaces of its own, where it waits for [`Sandbox::go`]. When the maker is gone before, it ends. Call
+/// [`jail::block_signals`] before. The caller must have one thread.
 ///
 /// # Errors
-/// When the sandbox can't be built. The child reports its own errors and exits with 125.
-pub fn run(config: &BootConfig, control: Option<Control>) -> Result<i32, BootError> {
+/// When what is to be mounted can't be opened, or the host forbids namespaces.
+pub fn spawn(config: &BootConfig, start: Start) -> Result<Sandbox, BootError> {
     let mounts = tree::prepare(config)
         .map_err(failed("cannot open what is to be mounted", " (see --root, --volume, root.path, mounts)"))?;
-    jail::block_signals();
-    jail::enter_namespaces().map_err(failed("cannot make namespaces", USERNS_HINT))?;
     let (ours, theirs) = UnixStream::pair().map_err(failed("cannot make a socket pair", ""))?;
-    match jail::fork().map_err(failed("cannot fork", ""))? {
-        Some(child) => {
+    let spawned = match &config.network {
+        None => jail::spawn(true).map_err(failed("cannot make namespaces", USERNS_HINT))?,
+        Some(path) => in_network(path, || jail::spawn(false).map_err(failed("cannot make namespaces", USERNS_HINT)))?,
+    };
+    match spawned {
+        Some(pid) => {
             drop(theirs);
-            let control = control.map(|control| (control.listener, report(&ours, control.ready)));
-            let control = control.as_ref().map(|(listener, ())| (listener, &ours));
-            jail::supervise(child, control).map_err(failed("cannot wait for the sandbox", ""))
+            let sandbox = Sandbox { pid, stream: ours };
+            jail::map_ids(pid, &config.ids)
+                .map_err(failed("cannot map users and groups", " (see linux.uidMappings, gidMappings)"))?;
+            Ok(sandbox)
         }
-        None => {
-            drop(ours);
-            let commands = control.map(|_| theirs);
-            let status = sentry(config, mounts, commands).unwrap_or_else(|error| {
-                // Standard error may be gone.
-                let _ = writeln!(io::stderr(), "palisade: {error}");
-                error.status()
-            });
-            std::process::exit(status)
-        }
+        None => std::process::exit(child(config, mounts, theirs, start)),
     }
 }
 
-/// Passes on whether the sentry is ready.
-fn report(sentry: &UnixStream, mut ready: UnixStream) {
-    let (mut line, mut byte, mut from) = (Vec::new(), [0], sentry);
-    while from.read(&mut byte).is_ok_and(|count| count == 1) && byte != *b"\n" {
-        line.extend_from_slice(&byte);
-    }
-    line.push(b'\n');
-    // Who asked may have given up.
-    let _ = ready.write_all(&line);
-}
-
-/// The sentry, as pid 1 of its namespace.
-fn sentry(config: &BootConfig, mounts: Vec<tree::Prepared>, commands: Option<UnixStream>) -> Result<i32, BootError> {
-    jail::die_with_parent();
-    // A sentry that isn't whole must not go on: its guests would wait for ever.
-    std::panic::set_hook(Box::new(|info| {
-        let _ = writeln!(io::stderr(), "palisade: internal error, please report it: {info}");
-        std::process::exit(125);
-    }));
-    let commands_error = commands.as_ref().and_then(|stream| stream.try_clone().ok());
-    let built = build(config, mounts);
-    if let (Some(mut stream), Err(error)) = (commands_error, &built) {
-        let _ = stream.write_all(format!("error {error}\n").as_bytes());
-    }
-    let (kernel, request) = built?;
-    let name = config.argv.first().cloned().unwrap_or_default();
-    let starter = kernel.clone();
-    let mut request = Some(request);
-    let mut start = move || -> Result<(), BootError> {
-        let request = request.take().ok_or_else(|| failed("cannot start", "")("it has been started"))?;
-        starter.start_init(request).map_err(failed(&format!("cannot run {name:?}"), ""))
+/// Does something in another network namespace.
+fn in_network<T>(path: &Path, f: impl FnOnce() -> Result<T, BootError>) -> Result<T, BootError> {
+    let what = "cannot join the network namespace";
+    let open = |path: &Path| File::open(path).map_err(|error| failed(what, "")(format!("{}: {error}", path.display())));
+    let (own, other) = (open(Path::new("/proc/self/ns/net"))?, open(path)?);
+    let enter = |namespace: &File| {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|errno| failed(what, "")(format!("{}: {errno}", path.display())))
     };
-    let forward = kernel.clone();
-    std::thread::spawn(move || {
-        loop {
-            let signo = jail::next_signal();
-            match forward.group(1) {
-                Some(init) => init.signal(SigInfo::kernel(signo)),
-                // Not started yet: what would end the program ends the container.
-                None => std::process::exit(128 + signo),
-            }
-        }
-    });
-    match commands {
-        None => start()?,
-        Some(mut stream) => {
-            stream.write_all(b"ok\n").map_err(failed("cannot report", ""))?;
-            let kernel = kernel.clone();
-            std::thread::spawn(move || control::serve(stream, &kernel, start));
-        }
-    }
-    let status = kernel.wait_init();
-    Ok(if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) })
+    enter(&other)?;
+    let result = f();
+    enter(&own)?;
+    result
 }
 
-/// Confines this process and builds the kernel.
-fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<(Arc<Kernel>, InitRequest), BootError> {
-    // Terminal signals come by the parent only: stubs must not see them.
-    rustix::process::setsid().map_err(failed("setsid", ""))?;
-    // Guests have masks of their own.
-    rustix::process::umask(rustix::fs::Mode::empty());
-    usermem::install_fault_handler();
-    let vdso = systrap::host_vdso().map_err(failed("cannot read /proc/self/maps", ""))?;
-    jail::empty_root().map_err(failed("cannot make an empty root", ""))?;
-    jail::drop_privileges().map_err(failed("cannot drop privileges", ""))?;
-    let platform = Systrap::new(vdso)
-        .map_err(failed("cannot start the platform", " (it needs seccomp user notifications: Linux 5.19 or newer)"))?;
-    jail::filter(config.writes_to_host()).map_err(failed("cannot filter system calls", ""))?;
-
-    let kernel = Kernel::new(Box::new(platform), syscalls::dispatch);
-    kernel.set_trace(config.strace);
-    if let Some(name) = &config.hostname {
-        *kernel.hostname.lock() = name.clone().into_bytes();
+/// What the sandbox's process does; returns its exit status.
+fn child(config: &BootConfig, mounts: Vec<tree::Prepared>, mut stream: UnixStream, start: Start) -> i32 {
+    let mut keep: Vec<RawFd> = vec![0, 1, 2, stream.as_raw_fd()];
+    keep.extend(mounts.iter().filter_map(tree::Prepared::raw_fd));
+    if let Start::WhenTold { listener, status } = &start {
+        keep.extend([listener.as_raw_fd(), status.as_raw_fd()]);
     }
-    let root = tree::assemble(mounts, &kernel).map_err(failed("cannot assemble the root filesystem", ""))?;
-    let bytes = |texts: &[String]| texts.iter().map(|text| text.clone().into_bytes()).collect::<Vec<_>>();
-    let stdio = standard_streams().map_err(failed("cannot take over standard streams", ""))?;
-    let argv = bytes(&config.argv);
-    let given = argv.first().cloned().unwrap_or_default();
-    let path = search(&root, &given, &config.env).unwrap_or(given);
-    let request = InitRequest {
-        root,
-        cwd: config.cwd.clone().into_bytes(),
-        path,
-        argv,
-        envp: bytes(&config.env),
-        stdio,
-        credentials: Credentials::root(kernel.user_ns.clone()),
-        limits: config.limits.clone(),
-    };
-    Ok((kernel, request))
-}
-
-/// Finds a command along PATH, as execvp(3) does.
-fn search(root: &Arc<Dentry>, name: &[u8], env: &[String]) -> Option<Vec<u8>> {
-    if name.contains(&b'/') {
-        return None;
+    if jail::close_others(&keep).is_err() || stream.read_exact(&mut [0]).is_err() {
+        // The maker has given up.
+        return 125;
     }
-    let fs = vfs::FsContext { root: root.clone(), cwd: root.clone(), umask: 0 };
-    let path = env.iter().find_map(|entry| entry.strip_prefix("PATH="))?;
-    path.split(':').find_map(|dir| {
-        let full = [dir.as_bytes(), b"/", name].concat();
-        let found = fs.walk(None, &full, true).ok()?.existing().ok()?;
-        let attr = found.inode().attr().ok()?;
-        (attr.kind() == c::S_IFREG && attr.mode & 0o111 != 0).then_some(full)
+    let told = !matches!(start, Start::AtOnce);
+    let report = stream.try_clone();
+    sentry::run(config, mounts, stream, start).unwrap_or_else(|error| {
+        if told && let Ok(report) = report {
+            let answer = Response::Failed { why: error.to_string(), status: error.status() };
+            let _ = Connection::from(report).send(&answer, &[]);
+        } else {
+            // Standard error may be gone.
+            let _ = writeln!(io::stderr(), "palisade: {error}");
+        }
+        error.status()
     })
 }
 
-/// Standard input, output and error of this process.
-fn standard_streams() -> io::Result<Vec<Arc<File>>> {
-    let (input, output, error) = (io::stdin(), io::stdout(), io::stderr());
-    let fds = [(input.as_fd(), c::O_RDONLY), (output.as_fd(), c::O_WRONLY), (error.as_fd(), c::O_WRONLY)];
-    let mut files = Vec::new();
-    for (i, (fd, mode)) in fds.into_iter().enumerate() {
-        let stream = HostStream::new(fd.try_clone_to_owned()?);
-        if i == 0 {
-            let watched = stream.clone();
-            std::thread::Builder::new().name("stdin".into()).stack_size(64 << 10).spawn(move || watched.watch())?;
-        }
-        // A terminal is one thing for reading and writing.
-        let mode = if stream.is_terminal() { c::O_RDWR } else { mode };
-        files.push(File::new(stream, None, mode));
+impl Sandbox {
+    /// Lets its process go on.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn go(&self) -> Result<(), BootError> {
+        (&self.stream).write_all(b"g").map_err(failed("cannot start the sandbox", ""))
     }
-    Ok(files)
+
+    /// Waits until the first program can be started; returns a connection on which to do so.
+    ///
+    /// # Errors
+    /// Why it can't.
+    pub fn ready(self) -> Result<Connection, BootError> {
+        let connection = Connection::from(self.stream);
+        connection.set_patience(Some(PATIENCE)).map_err(failed("cannot wait for the sandbox", ""))?;
+        match connection.receive().map(|(response, _)| response) {
+            Ok(Response::Done) => Ok(connection),
+            Ok(Response::Failed { why, status }) => Err(BootError::told(why, status)),
+            Ok(other) => Err(failed("the sandbox", "")(format!("unexpected answer {other:?}"))),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(failed("the sandbox", "")("its process ended before it was ready"))
+            }
+            Err(error) => Err(failed("cannot wait for the sandbox", "")(error)),
+        }
+    }
 }

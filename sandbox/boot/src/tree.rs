@@ -2,7 +2,7 @@
 
 use std::fs::File as HostFileHandle;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +25,16 @@ enum Opened {
     /// A file: its directory and its name.
     File(OwnedFd, Vec<u8>, Writes),
     Internal(Source),
+}
+
+impl Prepared {
+    /// The descriptor that it holds.
+    pub fn raw_fd(&self) -> Option<RawFd> {
+        match &self.what {
+            Opened::Directory(fd, _) | Opened::File(fd, _, _) => Some(fd.as_raw_fd()),
+            Opened::Internal(_) => None,
+        }
+    }
 }
 
 /// Opens what a configuration names on the host.

@@ -62,7 +62,11 @@ const ALLOWED: &[i64] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_restart_syscall,
-    // Commands from the supervisor, on the one socket pair with it.
+    // Commands: accepted from the listening socket that the sentry is given, which is the only one it can have (no socket, bind or listen
+    // here), and whose path only the user who made the container can reach. Descriptors come with a message (recvmsg) for the streams of
+    // programs that are started later: what they are open on, that user has chosen; they are used as streams and never looked up below.
+    libc::SYS_accept4,
+    libc::SYS_recvmsg,
     libc::SYS_recvfrom,
     libc::SYS_sendto,
     // Stubs: sockets to send descriptors on, handles, interrupts. The pid namespace holds nothing but stubs.

@@ -149,20 +149,45 @@ fn writes_reach_the_host_where_they_may() {
 }
 
 #[test]
+fn owners_and_modes_are_the_hosts() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    let script = "stat -c '%u:%g %a' /vol/theirs; cat /vol/theirs; echo more >> /vol/new && chown 1234:5678 /vol/new && chmod 4600 /vol/new && head -n1 /vol/new";
+    let bundle = Bundle::new("owners", script);
+    let vol = bundle.dir.join("vol");
+    std::fs::create_dir(&vol).unwrap();
+    std::fs::write(vol.join("theirs"), "private\n").unwrap();
+    std::fs::set_permissions(vol.join("theirs"), PermissionsExt::from_mode(0o600)).unwrap();
+    if chown(vol.join("theirs"), Some(4321), Some(8765)).is_err() {
+        println!("skipped: only root can give files away");
+        return;
+    }
+    std::fs::write(vol.join("new"), "new\n").unwrap();
+    bundle.edit(|config| {
+        let mount = serde_json::json!({ "destination": "/vol", "type": "bind", "source": "vol", "options": ["rbind"] });
+        config["mounts"].as_array_mut().unwrap().push(mount);
+    });
+    assert_eq!(bundle.ok(&["run", "--bundle", bundle.path(), "one"]), "4321:8765 600\nprivate\nnew\n");
+    let new = std::fs::metadata(vol.join("new")).unwrap();
+    assert_eq!((new.uid(), new.gid(), new.mode() & 0o7777, new.len()), (1234, 5678, 0o4600, 9));
+}
+
+#[test]
 fn what_cannot_be_honoured_is_refused() {
     let bundle = Bundle::new("refuse", "true");
-    let refusal = |change: fn(&mut serde_json::Value), word: &str| {
+    let refused = |change: fn(&mut serde_json::Value), word: &str, status: i32| {
         let before = std::fs::read(bundle.dir.join("config.json")).unwrap();
         bundle.edit(change);
         let outcome = bundle.palisade(&["run", "--bundle", bundle.path(), "one"]);
-        assert!(outcome.status == 125 && outcome.stderr.contains(word) && outcome.stderr.lines().count() == 1, "{outcome:?}");
+        assert!(outcome.status == status && outcome.stderr.contains(word) && outcome.stderr.lines().count() == 1, "{outcome:?}");
         assert!(!bundle.dir.join("state/one").exists());
         std::fs::write(bundle.dir.join("config.json"), before).unwrap();
     };
+    let refusal = |change: fn(&mut serde_json::Value), word: &str| refused(change, word, 125);
     refusal(|config| config["process"]["terminal"] = true.into(), "process.terminal");
     refusal(|config| config["process"]["user"]["uid"] = 1000.into(), "process.user");
     refusal(|config| config["process"]["args"] = serde_json::json!([]), "process.args");
-    refusal(|config| config["process"]["args"] = serde_json::json!(["/no/such/program"]), "ENOENT");
+    refused(|config| config["process"]["args"] = serde_json::json!(["/no/such/program"]), "no such file or directory", 127);
+    refused(|config| config["process"]["args"] = serde_json::json!(["/usr"]), "permission denied", 126);
     refusal(|config| config["root"]["path"] = "missing".into(), "missing");
     refusal(|config| config["ociVersion"] = "9.0".into(), "ociVersion");
     refusal(|config| config["mounts"][0]["type"] = "nonsense".into(), "nonsense");

@@ -54,7 +54,7 @@ fn ends_are_told_as_on_linux() {
     same("perl -e 'kill SEGV => $$'; echo $?");
     let missing = sandboxed(&["no-such-program"]);
     assert_eq!(missing.status, 127);
-    assert_eq!(missing.stderr, "palisade: cannot run \"no-such-program\": ENOENT\n");
+    assert_eq!(missing.stderr, "palisade: exec: \"no-such-program\": executable file not found in $PATH\n");
 }
 
 #[test]

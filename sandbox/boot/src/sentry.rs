@@ -1,0 +1,111 @@
+//! The sentry: the process that is the sandbox's kernel, pid 1 of its namespace.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use abi::signal::SigInfo;
+use hostfs::Watcher;
+use systrap::Systrap;
+use task::Kernel;
+
+use crate::config::BootConfig;
+use crate::error::{BootError, failed};
+use crate::program::{Launcher, own_streams};
+use crate::server::Server;
+use crate::{Start, tree};
+
+/// Runs the sandbox to its end; returns the exit status of its first program (128+n for a signal).
+pub fn run(config: &BootConfig, mounts: Vec<tree::Prepared>, stream: UnixStream, start: Start) -> Result<i32, BootError> {
+    jail::become_root().map_err(failed("cannot become root of the user namespace", " (user and group 0 must be mapped)"))?;
+    if matches!(start, Start::AtOnce) {
+        jail::die_with_parent();
+        // If it had died before, its end of the stream would be closed.
+        if stream.set_nonblocking(true).is_ok() && rustix::net::recv(&stream, &mut [0; 1], rustix::net::RecvFlags::PEEK).is_ok() {
+            return Ok(125);
+        }
+    }
+    // A sentry that isn't whole must not go on: its guests would wait for ever.
+    std::panic::set_hook(Box::new(|info| {
+        let _ = writeln!(io::stderr(), "palisade: internal error, please report it: {info}");
+        std::process::exit(125);
+    }));
+    let launcher = build(config, mounts)?;
+    let kernel = launcher.kernel.clone();
+    forward_signals(&kernel);
+    let streams = own_streams().map_err(failed("cannot take over standard streams", ""))?;
+    match start {
+        Start::AtOnce => {
+            launcher.start(&config.process, streams, None)?;
+            Ok(exit_status(kernel.wait_init()))
+        }
+        Start::WhenTold { listener, status } => {
+            // What can't be found is told before there is a container.
+            launcher.find(&config.process)?;
+            let server = Server::new(launcher, config.process.clone(), streams);
+            server.listen(stream, listener).map_err(failed("cannot serve requests", ""))?;
+            let code = exit_status(kernel.wait_init());
+            keep(status, code);
+            server.tell_end(code);
+            Ok(code)
+        }
+    }
+}
+
+/// Leaves the exit status where the command line finds it.
+fn keep(mut file: File, status: i32) {
+    // A full disk must not keep a container from ending.
+    let _ = writeln!(file, "{status}");
+}
+
+/// An exit status of a wait status.
+pub fn exit_status(status: i32) -> i32 {
+    if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) }
+}
+
+/// Confines this process and builds the kernel.
+fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<Launcher, BootError> {
+    // Terminal signals come by the parent only: stubs must not see them.
+    rustix::process::setsid().map_err(failed("setsid", ""))?;
+    // Guests have masks of their own.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    usermem::install_fault_handler();
+    let vdso = systrap::host_vdso().map_err(failed("cannot read /proc/self/maps", ""))?;
+    jail::empty_root().map_err(failed("cannot make an empty root", ""))?;
+    let privilege = if config.writes_to_host() { jail::Privilege::Write } else { jail::Privilege::Read };
+    jail::drop_privileges(privilege).map_err(failed("cannot drop privileges", ""))?;
+    let platform = Systrap::new(vdso)
+        .map_err(failed("cannot start the platform", " (it needs seccomp user notifications: Linux 5.19 or newer)"))?;
+    jail::filter(config.writes_to_host()).map_err(failed("cannot filter system calls", ""))?;
+
+    let kernel = Kernel::new(Box::new(platform), syscalls::dispatch);
+    kernel.set_trace(config.strace);
+    if let Some(name) = &config.hostname {
+        *kernel.hostname.lock() = name.clone().into_bytes();
+    }
+    if let Some(tasks) = config.quota.tasks {
+        kernel.quota.set_tasks(tasks);
+    }
+    kernel.quota.set_memory(config.quota.memory);
+    kernel.quota.set_cpus(config.quota.cpus);
+    let root = tree::assemble(mounts, &kernel).map_err(failed("cannot assemble the root filesystem", ""))?;
+    let watcher = Watcher::start().map_err(failed("cannot start a thread", ""))?;
+    Ok(Launcher { kernel, root, watcher })
+}
+
+/// Passes on to the first process what this one is sent.
+fn forward_signals(kernel: &Arc<Kernel>) {
+    let kernel = kernel.clone();
+    let forward = move || {
+        loop {
+            let signo = jail::next_signal();
+            match kernel.group(1) {
+                Some(init) => init.signal(SigInfo::kernel(signo)),
+                // Not started yet: what would end the program ends the container.
+                None => std::process::exit(128 + signo),
+            }
+        }
+    };
+    let _ = std::thread::Builder::new().name("signals".into()).stack_size(64 << 10).spawn(forward);
+}
