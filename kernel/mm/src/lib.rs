@@ -12,7 +12,7 @@ mod patch;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::SysResult;
 use platform::{AddressSpace, Platform, Prot};
@@ -125,6 +125,8 @@ pub struct MemoryManager {
     aspace: Arc<dyn AddressSpace>,
     state: Mutex<State>,
     pub info: Mutex<ImageInfo>,
+    /// Kinds of barriers that this address space is registered for (`MEMBARRIER_CMD_REGISTER_*`).
+    pub barriers: AtomicU32,
 }
 
 fn next_id() -> u64 {
@@ -144,6 +146,7 @@ impl MemoryManager {
             aspace: platform.new_address_space()?,
             state: Mutex::default(),
             info: Mutex::default(),
+            barriers: AtomicU32::new(0),
         }))
     }
 
@@ -179,6 +182,7 @@ impl MemoryManager {
             aspace,
             state: Mutex::new(copy),
             info: Mutex::new(self.info.lock().clone()),
+            barriers: AtomicU32::new(self.barriers.load(Ordering::Relaxed)),
         }))
     }
 

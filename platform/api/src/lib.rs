@@ -100,6 +100,12 @@ pub trait Platform: Send + Sync {
 
     /// Addresses that guests may use.
     fn user_range(&self) -> Range<u64>;
+
+    /// Makes every CPU that runs guest code execute a full memory barrier and a serializing instruction before it returns.
+    ///
+    /// # Errors
+    /// `ENOSYS` when the host can't.
+    fn barrier(&self) -> SysResult<()>;
 }
 
 /// One guest address space.

@@ -192,6 +192,16 @@ pub fn move_freely(tid: i32) {
     unsafe { libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), allowed_cpus()) };
 }
 
+/// membarrier(2) without flags.
+///
+/// # Errors
+/// `ENOSYS`, `EINVAL`.
+pub fn membarrier(command: i32) -> SysResult<i32> {
+    // SAFETY: plain numbers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) };
+    i32::try_from(result).ok().filter(|result| *result >= 0).ok_or_else(last)
+}
+
 /// How often the host has taken the CPU from the calling thread (`ru_nivcsw`).
 pub fn preemptions() -> i64 {
     // SAFETY: zeroed is a valid value, and the call writes to it.

@@ -17,7 +17,7 @@ mod zygote;
 use std::ops::Range;
 use std::sync::Arc;
 
-use abi::SysResult;
+use abi::{Errno, SysResult};
 use platform::{AddressSpace, Platform};
 use stub::layout::STUB_BASE;
 
@@ -31,6 +31,8 @@ const USER: Range<u64> = 0x1_0000..STUB_BASE;
 /// The platform: the zygote.
 pub struct Systrap {
     zygote: Process,
+    /// The host has the memory barriers that the zygote registers for.
+    barriers: bool,
 }
 
 impl Systrap {
@@ -44,7 +46,9 @@ impl Systrap {
         // Stubs are children that nobody waits for.
         // SAFETY: sets a disposition; no handler runs.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
-        Ok(Self { zygote: zygote::spawn(vdso)? })
+        let needed = libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED | libc::MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED;
+        let barriers = host::membarrier(libc::MEMBARRIER_CMD_QUERY).is_ok_and(|has| has & needed == needed);
+        Ok(Self { zygote: zygote::spawn(vdso)?, barriers })
     }
 }
 
@@ -55,5 +59,12 @@ impl Platform for Systrap {
 
     fn user_range(&self) -> Range<u64> {
         USER
+    }
+
+    fn barrier(&self) -> SysResult<()> {
+        if !self.barriers {
+            return Err(Errno::ENOSYS);
+        }
+        host::membarrier(libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED).map(drop)
     }
 }

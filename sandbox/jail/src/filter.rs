@@ -121,6 +121,10 @@ pub fn filter(writable: bool) -> io::Result<()> {
     // Threads, not processes.
     let thread = SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64);
     rules.insert(libc::SYS_clone, vec![condition(0, thread, libc::CLONE_THREAD as u64)?]);
+    // Guests' membarrier(2): a barrier on the CPUs that run processes which have asked to be reached, the stubs among them. No more than an
+    // interrupt to others.
+    let barrier = SeccompCmpOp::Eq;
+    rules.insert(libc::SYS_membarrier, vec![condition(0, barrier, libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED as u64)?]);
     // Names of threads.
     rules.insert(libc::SYS_prctl, vec![condition(0, SeccompCmpOp::Eq, libc::PR_SET_NAME as u64)?]);
     // Notifications of stubs (receive, send, flags); terminals given as standard streams.

@@ -119,9 +119,11 @@ fn setsid(t: &mut Current, _: [u64; 6]) -> SysResult<u64> {
     Ok(pid(own.pid))
 }
 
+/// The CPU is the host's, as the vDSO tells it too: this thread and its program's share one or use two, and neither stays.
 fn getcpu(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    for addr in a.iter().take(2).filter(|addr| **addr != 0) {
-        t.mm.write_obj(*addr, &0u32)?;
+    let (cpu, node) = (u32::try_from(rustix::thread::sched_getcpu()).unwrap_or(0), 0u32);
+    for (addr, value) in a.iter().zip([cpu, node]).filter(|(addr, _)| **addr != 0) {
+        t.mm.write_obj(*addr, &value)?;
     }
     Ok(0)
 }

@@ -13,6 +13,7 @@ mod futex2;
 mod ident;
 mod io;
 mod mem;
+mod membarrier;
 mod path;
 mod poll;
 mod process;
@@ -65,6 +66,7 @@ const AREAS: &[&[Entry]] = &[
     ident::ENTRIES,
     io::ENTRIES,
     mem::ENTRIES,
+    membarrier::ENTRIES,
     path::ENTRIES,
     poll::ENTRIES,
     process::ENTRIES,

@@ -8,6 +8,7 @@ mod futex;
 mod futex_pi;
 mod ident;
 mod mem;
+mod membarrier;
 mod path;
 mod process;
 mod signal;
@@ -23,6 +24,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         futex_pi::CASES,
         ident::CASES,
         mem::CASES,
+        membarrier::CASES,
         path::CASES,
         process::CASES,
         signal::CASES,
