@@ -1,7 +1,7 @@
 //! Compares single operations, start-up and common programs: natively, under the peers that are installed, and under palisade, interleaved.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -27,10 +27,17 @@ struct Runner {
     prefix: Vec<String>,
 }
 
+/// Compares single operations and programs natively, under palisade, and under runsc if it is installed.
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    /// With all CPUs loaded by other work.
+    #[arg(long)]
+    busy: bool,
+}
+
 /// A program of the release build.
 fn built(top: &Path, name: &str) -> String {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| top.join("target"), PathBuf::from);
-    target.join("release").join(name).display().to_string()
+    super::built(top, name).display().to_string()
 }
 
 fn runners(top: &Path) -> Vec<Runner> {
@@ -148,18 +155,13 @@ fn idle(palisade: &str) -> Result<()> {
 }
 
 /// Runs all rows. `--busy`: with both CPUs loaded by other work.
-pub fn run(top: &Path, options: &[&str]) -> Result<()> {
-    let busy = match options {
-        [] => false,
-        ["--busy"] => true,
-        _ => bail!("usage: cargo xtask bench [--busy]"),
-    };
+pub fn run(top: &Path, options: &Options) -> Result<()> {
     super::cargo(&["build", "--release", "--package", "palisade", "--package", "guest"])?;
     let all = runners(top);
     let program = built(top, "guest-bench");
     idle(&built(top, "palisade"))?;
     let mut load = Vec::new();
-    if busy {
+    if options.busy {
         for _ in 0..std::thread::available_parallelism()?.get() {
             load.push(Command::new("sh").args(["-c", "while :; do :; done"]).spawn()?);
         }

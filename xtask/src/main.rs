@@ -1,17 +1,43 @@
-//! Everything a developer does: `cargo xtask ci`, `test`, `rules`, `bench`.
+//! Everything a developer does: `cargo xtask help` lists it.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod conformance;
 mod rules;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
+use clap::Parser;
+
+/// Everything a developer does.
+#[derive(Parser, Debug)]
+#[command(name = "cargo xtask")]
+enum Task {
+    /// All that must hold before a change lands.
+    Ci,
+    /// Builds the release programs and runs all tests.
+    Test,
+    /// Checks layering, unsafe code and sizes of files.
+    Rules,
+    Bench(bench::Options),
+    Conformance(Box<conformance::Options>),
+}
 
 /// The top of the workspace.
 fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| ".".into(), Path::to_owned)
+}
+
+/// Where cargo builds.
+fn target(top: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| top.join("target"), PathBuf::from)
+}
+
+/// A program of the release build.
+fn built(top: &Path, name: &str) -> PathBuf {
+    target(top).join("release").join(name)
 }
 
 /// Runs cargo; its output is the user's.
@@ -35,14 +61,12 @@ fn ci() -> Result<()> {
 }
 
 fn run() -> Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    match args.as_slice() {
-        ["ci"] => ci(),
-        ["test"] => test(),
-        ["rules"] => rules::check(&top()),
-        ["bench", options @ ..] => bench::run(&top(), options),
-        _ => bail!("usage: cargo xtask ci | test | rules | bench [--busy]"),
+    match Task::parse() {
+        Task::Ci => ci(),
+        Task::Test => test(),
+        Task::Rules => rules::check(&top()),
+        Task::Bench(options) => bench::run(&top(), &options),
+        Task::Conformance(options) => conformance::run(&top(), &options),
     }
 }
 
