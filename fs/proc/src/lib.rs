@@ -141,7 +141,11 @@ impl Inode for Node {
         let mode = self.mode();
         let nlink = if mode & c::S_IFMT == c::S_IFDIR { 2 } else { 1 };
         let times = Attr { atime: time, mtime: time, ctime: time, ..Attr::default() };
-        Ok(Attr { dev: self.proc.dev, ino, nlink, mode, ..times })
+        let (uid, gid) = match &self.what {
+            What::Fixed(_) => (0, 0),
+            What::Process(member, item) => member.owner(&self.proc.kernel, *item),
+        };
+        Ok(Attr { dev: self.proc.dev, ino, nlink, mode, uid, gid, ..times })
     }
 
     fn lookup(self: Arc<Self>, name: &[u8]) -> SysResult<Arc<dyn Inode>> {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use abi::{Errno, SysResult, c};
+use mm::Dumpable;
 use task::{Group, Kernel, Task};
 use vfs::{Dentry, DirEntry, File, FsContext};
 
@@ -139,6 +140,17 @@ impl Member {
         let kind = kind | if self.thread.is_some() { 0x80 } else { 0 };
         let id = self.thread.unwrap_or(self.pid);
         u64::from(id.cast_unsigned()) << 40 | kind << 32 | u64::from(extra)
+    }
+
+    /// Owner and group of its files: those of its program, unless others may not look into it. The directory itself is always its own.
+    pub fn owner(&self, kernel: &Kernel, item: Item) -> (u32, u32) {
+        let Some(view) = self.view(kernel) else { return (0, 0) };
+        let who = view.task.as_ref().map(|task| task.credentials()).or_else(|| view.group.credentials());
+        let open = || view.mm().is_none_or(|mm| mm.dumpable() == Dumpable::User);
+        match who {
+            Some(who) if matches!(item, Item::Dir) || open() => (who.euid.0, who.egid.0),
+            _ => (0, 0),
+        }
     }
 
     fn entry(&self, name: impl Into<Vec<u8>>, item: Item) -> DirEntry {

@@ -196,8 +196,9 @@ fn statm(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
 
 /// Who a task is; of one that has ended, nobody knows.
 fn credentials(proc: &Proc, view: &View) -> Arc<Credentials> {
+    let last = || view.group.credentials();
     let nobody = || Arc::new(Credentials::root(proc.kernel.user_ns.clone()));
-    view.task.as_ref().map_or_else(nobody, |task| task.credentials())
+    view.task.as_ref().map(|task| task.credentials()).or_else(last).unwrap_or_else(nobody)
 }
 
 /// The lines of `status` with user and group numbers, as the reader's user namespace has them.
@@ -259,7 +260,8 @@ fn status(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     for (name, caps) in sets {
         let _ = writeln!(rest, "Cap{name}:\t{:016x}", caps.bits());
     }
-    rest.push_str("NoNewPrivs:\t0\nSeccomp:\t0\n");
+    let no_new_privs = view.task.as_ref().is_some_and(|task| task.no_new_privs.load(Ordering::Relaxed));
+    let _ = write!(rest, "NoNewPrivs:\t{}\nSeccomp:\t0\n", u8::from(no_new_privs));
     out.extend(rest.into_bytes());
     Ok(out)
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::caps::{CapSet, Capability};
 use crate::ids::{Kgid, Kuid};
+use crate::user::User;
 use crate::userns::UserNamespace;
 
 /// Securebits (capabilities(7)), by their bits in `linux/securebits.h`.
@@ -15,6 +16,9 @@ impl Securebits {
     pub const NO_SETUID_FIXUP: u32 = 1 << 2;
     pub const KEEP_CAPS: u32 = 1 << 4;
     pub const NO_CAP_AMBIENT_RAISE: u32 = 1 << 6;
+    /// Bits that keep the one below from changing.
+    pub const LOCKS: u32 = 0xaa;
+    pub const ALL: u32 = 0xff;
 
     #[must_use]
     pub const fn has(self, bit: u32) -> bool {
@@ -42,6 +46,8 @@ pub struct Credentials {
     pub bounding: CapSet,
     pub ambient: CapSet,
     pub securebits: Securebits,
+    /// The account of the real user.
+    pub user: Arc<User>,
     /// What the capabilities are good for: this namespace and those below it.
     pub user_ns: Arc<UserNamespace>,
 }
@@ -74,6 +80,7 @@ impl Credentials {
             bounding: CapSet::ALL,
             ambient: CapSet::EMPTY,
             securebits: Securebits::default(),
+            user: user_ns.user(uid),
             user_ns,
         }
     }
@@ -106,6 +113,13 @@ impl Credentials {
     #[must_use]
     pub fn has_capability_over(&self, uid: Kuid, gid: Kgid, cap: Capability) -> bool {
         self.effective.has(cap) && self.user_ns.from_kuid(uid).is_some() && self.user_ns.from_kgid(gid).is_some()
+    }
+
+    /// Whether it may send signals to somebody (kill(2)).
+    #[must_use]
+    pub fn may_signal(&self, other: &Self) -> bool {
+        let theirs = [other.ruid, other.suid];
+        theirs.contains(&self.euid) || theirs.contains(&self.ruid) || self.has_capability_in(&other.user_ns, Capability::KILL)
     }
 
     /// Whether a group is the file system group or a supplementary one (`in_group_p`).

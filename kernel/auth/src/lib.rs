@@ -6,10 +6,15 @@
 
 mod caps;
 mod credentials;
+mod exec;
 mod ids;
+mod setid;
+mod user;
 mod userns;
 
 pub use caps::{CapSet, Capability};
 pub use credentials::{Credentials, Securebits};
+pub use exec::{ExecFile, ExecOutcome, FileCaps, Unsafe};
 pub use ids::{Extent, IdMap, Kgid, Kuid, OVERFLOW_ID};
+pub use user::{Charge, Counted, User};
 pub use userns::{UserNamespace, new_inum};

@@ -1,12 +1,15 @@
 //! User namespaces (user_namespaces(7)).
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use abi::{Errno, SysResult};
+use sync::Mutex;
 
 use crate::credentials::Credentials;
 use crate::ids::{IdMap, Kgid, Kuid, OVERFLOW_ID};
+use crate::user::User;
 
 /// Namespaces within each other at most: Linux allows a parent of level 32.
 const MAX_LEVEL: u32 = 32;
@@ -33,6 +36,11 @@ pub struct UserNamespace {
     /// Maps are written once.
     uid_map: OnceLock<IdMap>,
     gid_map: OnceLock<IdMap>,
+    /// Who pays for what is used in it.
+    account: Option<Arc<User>>,
+    users: Mutex<BTreeMap<Kuid, Weak<User>>>,
+    /// Set once setgroups(2) is forbidden for good.
+    no_setgroups: AtomicBool,
 }
 
 impl UserNamespace {
@@ -47,6 +55,9 @@ impl UserNamespace {
             group: Kgid::ROOT,
             uid_map: IdMap::identity().into(),
             gid_map: IdMap::identity().into(),
+            account: None,
+            users: Mutex::default(),
+            no_setgroups: AtomicBool::new(false),
         })
     }
 
@@ -62,6 +73,7 @@ impl UserNamespace {
         if parent.from_kuid(creator.euid).is_none() || parent.from_kgid(creator.egid).is_none() {
             return Err(Errno::EPERM);
         }
+        let parent_denies = parent.no_setgroups.load(Ordering::SeqCst);
         Ok(Arc::new(Self {
             inum: new_inum(),
             level: parent.level + 1,
@@ -70,6 +82,9 @@ impl UserNamespace {
             group: creator.egid,
             uid_map: OnceLock::new(),
             gid_map: OnceLock::new(),
+            account: Some(creator.user.clone()),
+            users: Mutex::default(),
+            no_setgroups: AtomicBool::new(parent_denies),
         }))
     }
 
@@ -90,6 +105,32 @@ impl UserNamespace {
         (self.owner, self.group)
     }
 
+    /// Whether a user is root in this namespace or in one that it is in: then file capabilities that belong to that root count here.
+    #[must_use]
+    pub fn holds_root(&self, root: Kuid) -> bool {
+        let mut at = Some(self);
+        while let Some(ns) = at {
+            if ns.make_kuid(0) == Some(root) {
+                return true;
+            }
+            at = ns.parent.as_deref();
+        }
+        false
+    }
+
+    /// A user's account here.
+    #[must_use]
+    pub fn user(&self, uid: Kuid) -> Arc<User> {
+        let mut users = self.users.lock();
+        if let Some(user) = users.get(&uid).and_then(Weak::upgrade) {
+            return user;
+        }
+        users.retain(|_, user| user.strong_count() > 0);
+        let user = User::new(uid, self.account.clone());
+        users.insert(uid, Arc::downgrade(&user));
+        user
+    }
+
     /// Whether this is `other` or an ancestor of it.
     #[must_use]
     pub fn holds(&self, other: &Self) -> bool {
@@ -103,6 +144,12 @@ impl UserNamespace {
                 _ => return false,
             }
         }
+    }
+
+    /// Whether setgroups(2) is allowed here, which it isn't before there are groups.
+    #[must_use]
+    pub fn may_setgroups(&self) -> bool {
+        self.gid_map.get().is_some() && !self.no_setgroups.load(Ordering::SeqCst)
     }
 
     /// The user that a number means here.

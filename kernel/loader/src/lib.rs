@@ -7,6 +7,7 @@ mod stack;
 use std::sync::Arc;
 
 use abi::{Errno, SysResult, c};
+use auth::UserNamespace;
 use mm::{MappedFile, MemoryManager};
 use platform::Platform;
 use usermem::IoBuf;
@@ -24,9 +25,22 @@ pub struct Program {
     pub path: Vec<u8>,
     pub argv: Vec<Vec<u8>>,
     pub envp: Vec<Vec<u8>>,
-    pub uid: u32,
-    pub gid: u32,
+    pub user_ns: Arc<UserNamespace>,
 }
+
+/// Who a program runs as, for its auxiliary vector.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Identity {
+    pub uid: u32,
+    pub euid: u32,
+    pub gid: u32,
+    pub egid: u32,
+    /// It has more rights than who called it: the dynamic loader is to trust nothing (`AT_SECURE`).
+    pub secure: bool,
+}
+
+/// Tells who a program runs as, once its file is known: for scripts, the interpreter's.
+pub type Identify<'a> = dyn FnMut(&Arc<Dentry>) -> SysResult<Identity> + 'a;
 
 /// A loaded program.
 pub struct Image {
@@ -94,8 +108,8 @@ fn script(head: &[u8]) -> Option<SysResult<Interpreter>> {
 /// Loads a program into a new address space.
 ///
 /// # Errors
-/// As execve(2): `ENOEXEC`, `EACCES`, `ENOENT`, `ELOOP`, `E2BIG`, `ENOMEM`.
-pub fn load(platform: &dyn Platform, fs: &FsContext, mut program: Program) -> SysResult<Image> {
+/// As execve(2), and what `identify` says: `ENOEXEC`, `EACCES`, `ENOENT`, `ELOOP`, `E2BIG`, `ENOMEM`.
+pub fn load(platform: &dyn Platform, fs: &FsContext, mut program: Program, identify: &mut Identify<'_>) -> SysResult<Image> {
     let total: usize = program.argv.iter().chain(&program.envp).map(|text| text.len() + 9).sum();
     if total > MAX_ARGS {
         return Err(Errno::E2BIG);
@@ -110,7 +124,8 @@ pub fn load(platform: &dyn Platform, fs: &FsContext, mut program: Program) -> Sy
         let mut head = [0; 256];
         let len = file.read(0, &mut head)?;
         let Some(found) = script(head.get(..len).unwrap_or_default()) else {
-            return image(platform, fs, &program, &file, comm);
+            let identity = identify(&program.file)?;
+            return image(platform, fs, &program, &file, comm, identity);
         };
         let (interpreter, argument) = found?;
         program.file = fs.walk(None, &interpreter, true)?.existing()?;
@@ -121,7 +136,14 @@ pub fn load(platform: &dyn Platform, fs: &FsContext, mut program: Program) -> Sy
     Err(Errno::ELOOP)
 }
 
-fn image(platform: &dyn Platform, fs: &FsContext, program: &Program, file: &Executable, comm: Vec<u8>) -> SysResult<Image> {
+fn image(
+    platform: &dyn Platform,
+    fs: &FsContext,
+    program: &Program,
+    file: &Executable,
+    comm: Vec<u8>,
+    who: Identity,
+) -> SysResult<Image> {
     let main = elf::parse(file)?;
     // Everything that can be refused is, before the host makes a process.
     let interpreter = match &main.interpreter {
@@ -133,7 +155,7 @@ fn image(platform: &dyn Platform, fs: &FsContext, program: &Program, file: &Exec
         }
         None => None,
     };
-    let mm = MemoryManager::new(platform)?;
+    let mm = MemoryManager::new(platform, program.user_ns.clone())?;
     let mut random = [0; 32];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
     let shift = u64::from(u16::from_le_bytes([random[16], random[17]])) << 12;
@@ -147,7 +169,7 @@ fn image(platform: &dyn Platform, fs: &FsContext, program: &Program, file: &Exec
         None => (loaded.entry, 0),
     };
     let exe = program.file.path(&fs.root);
-    let stack = stack::build(&mm, program, &loaded, base, &random, exe)?;
+    let stack = stack::build(&mm, program, who, &loaded, base, &random, exe)?;
     Ok(Image { mm, entry, stack, comm, exe: program.file.clone() })
 }
 

@@ -5,8 +5,8 @@ use mm::{ImageInfo, MapRequest, MemoryManager, MmapFlags};
 use platform::Prot;
 use usermem::{PAGE_SIZE, UserMemoryExt};
 
-use crate::Program;
 use crate::elf::Loaded;
+use crate::{Identity, Program};
 
 /// Mapped at first; the rest grows.
 const INITIAL: u64 = 128 << 10;
@@ -36,6 +36,7 @@ impl Strings {
 pub fn build(
     mm: &MemoryManager,
     program: &Program,
+    who: Identity,
     loaded: &Loaded,
     interpreter: u64,
     random: &[u8; 32],
@@ -79,11 +80,11 @@ pub fn build(
         (c::AT_BASE, interpreter),
         (c::AT_FLAGS, 0),
         (c::AT_ENTRY, loaded.entry),
-        (c::AT_UID, program.uid.into()),
-        (c::AT_EUID, program.uid.into()),
-        (c::AT_GID, program.gid.into()),
-        (c::AT_EGID, program.gid.into()),
-        (c::AT_SECURE, 0),
+        (c::AT_UID, who.uid.into()),
+        (c::AT_EUID, who.euid.into()),
+        (c::AT_GID, who.gid.into()),
+        (c::AT_EGID, who.egid.into()),
+        (c::AT_SECURE, who.secure.into()),
         (c::AT_RANDOM, random_at),
         (c::AT_EXECFN, path),
         (c::AT_PLATFORM, platform),

@@ -7,6 +7,7 @@
 mod access;
 mod arena;
 mod fault;
+mod guard;
 mod map;
 mod patch;
 
@@ -15,15 +16,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::SysResult;
+use auth::UserNamespace;
 use platform::{AddressSpace, Platform, Prot};
 use rangemap::{Piece, RangeMap};
 use sync::Mutex;
 use usermem::{HostFile, PAGE_SIZE};
 
 pub use fault::FaultSignal;
+pub use guard::Dumpable;
 pub use map::{MapRequest, MmapFlags};
 
 use crate::arena::Arena;
+use crate::guard::Guard;
 use crate::patch::Patches;
 
 /// Mappings of one address space at most (vm.max_map_count).
@@ -127,6 +131,7 @@ pub struct MemoryManager {
     pub info: Mutex<ImageInfo>,
     /// Kinds of barriers that this address space is registered for (`MEMBARRIER_CMD_REGISTER_*`).
     pub barriers: AtomicU32,
+    guard: Guard,
 }
 
 fn next_id() -> u64 {
@@ -135,11 +140,11 @@ fn next_id() -> u64 {
 }
 
 impl MemoryManager {
-    /// An empty address space.
+    /// An empty address space of a program that belongs to a user namespace.
     ///
     /// # Errors
     /// `EAGAIN`, `ENOMEM` from the host.
-    pub fn new(platform: &dyn Platform) -> SysResult<Arc<Self>> {
+    pub fn new(platform: &dyn Platform, user_ns: Arc<UserNamespace>) -> SysResult<Arc<Self>> {
         Ok(Arc::new(Self {
             id: next_id(),
             arena: Arena::new()?,
@@ -147,6 +152,7 @@ impl MemoryManager {
             state: Mutex::default(),
             info: Mutex::default(),
             barriers: AtomicU32::new(0),
+            guard: Guard::new(user_ns),
         }))
     }
 
@@ -183,6 +189,7 @@ impl MemoryManager {
             state: Mutex::new(copy),
             info: Mutex::new(self.info.lock().clone()),
             barriers: AtomicU32::new(self.barriers.load(Ordering::Relaxed)),
+            guard: self.guard.clone(),
         }))
     }
 

@@ -25,7 +25,9 @@ pub struct Current {
     pub regs: UserRegs,
     pub mm: Arc<MemoryManager>,
     /// The task's, at hand without a lock. Changed by [`Self::set_credentials`] only.
-    credentials: Arc<Credentials>,
+    pub(crate) credentials: Arc<Credentials>,
+    /// It became a user with more processes than it may have: execve(2) is to fail.
+    pub(crate) too_many: bool,
     pub fds: Arc<FdTable>,
     pub fs: Arc<Mutex<FsContext>>,
     /// Stands in the futex table when it waits there.
@@ -50,7 +52,8 @@ impl Current {
         task.tell_identity();
         let name = format!("task-{}", task.tid);
         let waiter = Waiter::new(task.parker.clone(), task.tid);
-        let mut current = Self { task, ctx, regs, mm, credentials, fds, fs, waiter, syscall: None, lone_exit: false };
+        let mut current =
+            Self { task, ctx, regs, mm, credentials, too_many: false, fds, fs, waiter, syscall: None, lone_exit: false };
         let spawned = std::thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(move || {
             let status = current.run();
             current.leave(status);
@@ -158,19 +161,6 @@ impl Current {
             return Err(Errno::ERESTARTSYS);
         }
         if result == ParkResult::TimedOut { Err(Errno::ETIMEDOUT) } else { Ok(()) }
-    }
-
-    /// Who runs.
-    #[must_use]
-    pub fn credentials(&self) -> &Arc<Credentials> {
-        &self.credentials
-    }
-
-    /// Makes the task somebody else from now on.
-    pub fn set_credentials(&mut self, credentials: Credentials) {
-        self.credentials = Arc::new(credentials);
-        self.task.lock().credentials = self.credentials.clone();
-        self.task.tell_identity();
     }
 
     /// A copy of root, working directory and mask.

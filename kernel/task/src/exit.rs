@@ -54,7 +54,10 @@ impl Current {
     pub(crate) fn leave(mut self, status: i32) {
         let task = self.task.clone();
         self.release_futexes(true);
+        self.tell_children();
         let cpu = self.mm.aspace().cpu_time();
+        let charge = task.lock().charge.take();
+        drop(charge);
         // The shared state keeps nothing alive that others wait for the end of.
         {
             let mut shared = task.lock();
@@ -77,6 +80,7 @@ impl Current {
         group.child_queue.wake(PollEvents::IN);
         if last {
             *group.cpu.lock() = cpu;
+            let _ = group.last_credentials.set(task.credentials());
             group.end(status);
             task.kernel.group_ended(&group);
         }
@@ -129,6 +133,18 @@ impl Current {
 }
 
 impl crate::kernel::Kernel {
+    /// Who gets the children of a process that ends: the nearest ancestor that wants them, or the first process.
+    fn reaper(&self, group: &Arc<Group>) -> Option<Arc<Group>> {
+        let mut at = group.parent.lock().upgrade();
+        while let Some(ancestor) = at {
+            if ancestor.child_subreaper.load(Ordering::SeqCst) && ancestor.ending().is_none() {
+                return Some(ancestor);
+            }
+            at = ancestor.parent.lock().upgrade();
+        }
+        self.group(1)
+    }
+
     /// A process has no task left: its parent hears of it, its children get a new one.
     fn group_ended(&self, group: &Arc<Group>) {
         let status = group.ending().unwrap_or(0);
@@ -140,7 +156,7 @@ impl crate::kernel::Kernel {
             self.init_ended(status);
             return;
         }
-        if let Some(init) = self.group(1) {
+        if let Some(init) = self.reaper(group) {
             for orphan in orphans {
                 *orphan.parent.lock() = Arc::downgrade(&init);
                 orphan.exit_signal.store(c::SIGCHLD, Ordering::Relaxed);

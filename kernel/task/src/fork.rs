@@ -6,6 +6,9 @@ use std::sync::atomic::Ordering;
 use abi::poll::PollEvents;
 use abi::signal::{SIG_DFL, SIG_IGN, SigStack};
 use abi::{Errno, SysResult, c};
+use auth::{Credentials, ExecOutcome};
+use loader::Identity;
+use mm::Dumpable;
 use platform::UserRegs;
 use sync::Mutex;
 use usermem::UserMemoryExt;
@@ -41,6 +44,18 @@ const KNOWN: u64 = (c::CLONE_VM
     | c::CLONE_DETACHED
     | c::CLONE_VFORK) as u32 as u64;
 
+/// What a program is told of who it is.
+pub(crate) fn identity(who: &Credentials, secure: bool) -> Identity {
+    let ns = &who.user_ns;
+    Identity {
+        uid: ns.from_kuid_munged(who.ruid),
+        euid: ns.from_kuid_munged(who.euid),
+        gid: ns.from_kgid_munged(who.rgid),
+        egid: ns.from_kgid_munged(who.egid),
+        secure,
+    }
+}
+
 impl Current {
     /// Makes a task; returns its number.
     ///
@@ -56,6 +71,7 @@ impl Current {
             return Err(Errno::EAGAIN);
         }
         let kernel = self.task.kernel.clone();
+        let charge = Task::charge_process(self.credentials(), self.task.group.limit(c::RLIMIT_NPROC))?;
         let tid = kernel.new_pid()?;
         let mut regs: UserRegs = self.regs;
         regs.rax = 0;
@@ -70,14 +86,15 @@ impl Current {
         let fds = if has(c::CLONE_FILES) { self.fds.clone() } else { self.fds.fork() };
         let fs = if has(c::CLONE_FS) { self.fs.clone() } else { Arc::new(Mutex::new(self.fs_context())) };
         let group = if thread { self.task.group.clone() } else { Group::new(tid, Some(&self.task.group), request.exit_signal) };
-        let (comm, exe, mask, altstack) = {
+        let (comm, exe, mask, altstack, slack) = {
             let shared = self.task.lock();
-            (shared.comm.clone(), shared.exe.clone(), shared.mask, shared.altstack)
+            (shared.comm.clone(), shared.exe.clone(), shared.mask, shared.altstack, shared.timer_slack)
         };
-        let task = Task::new(&kernel, tid, &group, mm.clone(), self.credentials().clone(), fds, fs, &comm);
+        let task = Task::new(&kernel, tid, &group, mm.clone(), self.credentials().clone(), charge, fds, fs, &comm);
         {
             let mut shared = task.lock();
             (shared.exe, shared.mask) = (exe, mask);
+            (shared.timer_slack, shared.default_timer_slack) = (slack, slack);
             if !vm || has(c::CLONE_VFORK) {
                 shared.altstack = altstack;
             }
@@ -85,7 +102,9 @@ impl Current {
                 shared.clear_child_tid = request.child_tid;
             }
         }
+        task.no_new_privs.store(self.task.no_new_privs.load(Ordering::SeqCst), Ordering::SeqCst);
         if !thread {
+            group.creator.store(self.task.tid, Ordering::Relaxed);
             kernel.groups.lock().insert(tid, group.clone());
             self.task.group.children.lock().push(group.clone());
         }
@@ -119,8 +138,15 @@ impl Current {
     /// As execve(2).
     pub fn exec(&mut self, file: Arc<Dentry>, path: Vec<u8>, argv: Vec<Vec<u8>>, envp: Vec<Vec<u8>>) -> SysResult<()> {
         let kernel = self.task.kernel.clone();
-        let program = loader::Program { file, path, argv, envp, uid: 0, gid: 0 };
-        let image = loader::load(&*kernel.platform, &self.fs_context(), program)?;
+        let program = loader::Program { file, path, argv, envp, user_ns: self.credentials().user_ns.clone() };
+        let mut outcome = None;
+        let image = loader::load(&*kernel.platform, &self.fs_context(), program, &mut |file| {
+            let ExecOutcome { credentials, secure } = self.exec_credentials(file)?;
+            let identity = identity(&credentials, secure);
+            outcome = Some((credentials, secure));
+            Ok(identity)
+        })?;
+        let (credentials, secure) = outcome.ok_or(Errno::ENOEXEC)?;
         let regs = UserRegs { rip: image.entry, rsp: image.stack, eflags: 0x202, ..UserRegs::default() };
         let ctx = image.mm.aspace().clone().new_context(&regs, None)?;
         // From here on there is no way back. The other threads go first.
@@ -148,6 +174,15 @@ impl Current {
             shared.comm = image.comm;
             shared.altstack = SigStack { flags: c::SS_DISABLE, ..SigStack::default() };
         }
+        // Who was not quite itself before doesn't show what it runs.
+        let before = self.credentials();
+        if before.euid != before.ruid || before.egid != before.rgid {
+            self.mm.set_dumpable(Dumpable::No);
+        }
+        if secure {
+            self.task.lock().pdeath_signal = 0;
+        }
+        self.commit_credentials(credentials);
         self.task.tell_identity();
         drop(old);
         self.task.release();

@@ -14,6 +14,7 @@ use vfs::{Dentry, FdTable, File, FsContext};
 
 use crate::bootlog;
 use crate::current::Current;
+use crate::fork::identity;
 use crate::futex::FutexTable;
 use crate::tasks::{Group, Task};
 
@@ -180,8 +181,9 @@ impl Kernel {
         fs.cwd = fs.walk(None, &request.cwd, true)?.existing()?;
         let path = request.path;
         let file = fs.walk(None, &path, true)?.existing()?;
-        let program = loader::Program { file, path, argv: request.argv, envp: request.envp, uid: 0, gid: 0 };
-        let image = loader::load(&*self.platform, &fs, program)?;
+        let program =
+            loader::Program { file, path, argv: request.argv, envp: request.envp, user_ns: request.credentials.user_ns.clone() };
+        let image = loader::load(&*self.platform, &fs, program, &mut |_| Ok(identity(&request.credentials, false)))?;
         let fds = Arc::new(FdTable::default());
         for file in request.stdio {
             fds.install(file, false, 0, 1024)?;
@@ -189,6 +191,8 @@ impl Kernel {
         let regs = UserRegs { rip: image.entry, rsp: image.stack, eflags: 0x202, ..UserRegs::default() };
         let context = image.mm.aspace().clone().new_context(&regs, None)?;
         let pid = self.new_pid()?;
+        let credentials = Arc::new(request.credentials);
+        let charge = Task::charge_process(&credentials, u64::MAX)?;
         let group = Group::new(pid, None, 0);
         request.on_exit.into_iter().for_each(|on_exit| group.on_exit(on_exit));
         for (resource, limit) in request.limits {
@@ -196,8 +200,7 @@ impl Kernel {
                 *slot = limit;
             }
         }
-        let task =
-            Task::new(self, pid, &group, image.mm, Arc::new(request.credentials), fds, Arc::new(Mutex::new(fs)), &image.comm);
+        let task = Task::new(self, pid, &group, image.mm, credentials, charge, fds, Arc::new(Mutex::new(fs)), &image.comm);
         task.lock().exe = Some(image.exe);
         self.groups.lock().insert(pid, group);
         Current::start(task.clone(), context, regs).inspect_err(|_| {

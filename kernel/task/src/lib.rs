@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bootlog;
+mod credentials;
 mod current;
 mod exit;
 mod fork;
@@ -13,6 +14,7 @@ mod kernel;
 mod signal;
 mod tasks;
 
+pub use credentials::Access;
 pub use current::Current;
 pub use fork::CloneRequest;
 pub use futex::{FutexTable, FutexWord, Interest as FutexInterest};

@@ -1,13 +1,13 @@
 //! Tasks and thread groups.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use abi::poll::PollEvents;
 use abi::signal::{SIG_DFL, SIG_IGN, SigAction, SigInfo, SigSet, SigStack};
 use abi::structs::Rlimit;
 use abi::{c, nr};
-use auth::Credentials;
+use auth::{Charge, Credentials};
 use mm::MemoryManager;
 use platform::Interrupter;
 use sync::{Mutex, MutexGuard, Parker, WaitQueue, monotonic_ns};
@@ -17,6 +17,9 @@ use crate::kernel::{Kernel, OnExit};
 
 /// Queued real-time signals at most (RLIMIT_SIGPENDING).
 const MAX_QUEUED: usize = 4096;
+
+/// Timer slack of the first task, in nanoseconds.
+const TIMER_SLACK: u64 = 50_000;
 
 /// Signals that wait to be delivered.
 #[derive(Default)]
@@ -57,6 +60,13 @@ impl Pending {
 pub struct Shared {
     pub mm: Option<Arc<MemoryManager>>,
     pub credentials: Arc<Credentials>,
+    /// Its place among its user's tasks; `None` when it has ended.
+    pub(crate) charge: Option<Charge>,
+    /// Sent to it when the thread that made it ends (prctl(2), `PR_SET_PDEATHSIG`).
+    pub pdeath_signal: i32,
+    /// Nanoseconds that its timers may be late.
+    pub timer_slack: u64,
+    pub default_timer_slack: u64,
     pub fds: Arc<FdTable>,
     pub fs: Arc<Mutex<FsContext>>,
     pub exe: Option<Arc<Dentry>>,
@@ -77,6 +87,8 @@ pub struct Task {
     pub kernel: Arc<Kernel>,
     pub group: Arc<Group>,
     pub parker: Arc<Parker>,
+    /// execve(2) gives it nothing more (prctl(2), `PR_SET_NO_NEW_PRIVS`).
+    pub no_new_privs: AtomicBool,
     shared: Mutex<Shared>,
     /// Something may be there to deliver: looked at on every way back to the guest.
     pub(crate) attention: AtomicBool,
@@ -98,6 +110,7 @@ impl Task {
         group: &Arc<Group>,
         mm: Arc<MemoryManager>,
         credentials: Arc<Credentials>,
+        charge: Charge,
         fds: Arc<FdTable>,
         fs: Arc<Mutex<FsContext>>,
         comm: &[u8],
@@ -105,6 +118,10 @@ impl Task {
         let shared = Shared {
             mm: Some(mm),
             credentials,
+            charge: Some(charge),
+            pdeath_signal: 0,
+            timer_slack: TIMER_SLACK,
+            default_timer_slack: TIMER_SLACK,
             fds,
             fs,
             exe: None,
@@ -122,6 +139,7 @@ impl Task {
             kernel: kernel.clone(),
             group: group.clone(),
             parker: Arc::default(),
+            no_new_privs: AtomicBool::new(false),
             shared: Mutex::new(shared),
             attention: AtomicBool::new(false),
             ordered_to_exit: AtomicBool::new(false),
@@ -141,12 +159,6 @@ impl Task {
     /// Its state. Innermost but for wait queues: nothing else may be locked under it.
     pub fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock()
-    }
-
-    /// Who it is now.
-    #[must_use]
-    pub fn credentials(&self) -> Arc<Credentials> {
-        self.shared.lock().credentials.clone()
     }
 
     /// Lets the platform answer who this is. Call when the bell is in place: who changes the parent later tells it too.
@@ -248,6 +260,11 @@ pub struct Group {
     /// A stop or continuation that the parent hasn't heard of.
     pub news: Mutex<Option<Wait>>,
     pub started: u64,
+    /// Orphans among its descendants become its children (prctl(2), `PR_SET_CHILD_SUBREAPER`).
+    pub child_subreaper: AtomicBool,
+    /// The thread of the parent that made it: 0 for none.
+    pub(crate) creator: AtomicI32,
+    pub(crate) last_credentials: OnceLock<Arc<Credentials>>,
     /// CPU time, in nanoseconds, when it ended.
     pub cpu: Mutex<u64>,
     /// Who outside is told of its end.
@@ -294,6 +311,9 @@ impl Group {
             stopped: AtomicBool::new(false),
             news: Mutex::default(),
             started: monotonic_ns(),
+            child_subreaper: AtomicBool::new(false),
+            creator: AtomicI32::new(0),
+            last_credentials: OnceLock::new(),
             cpu: Mutex::new(0),
             on_exit: Mutex::default(),
         })

@@ -16,6 +16,7 @@ mod mem;
 mod membarrier;
 mod path;
 mod poll;
+mod prctl;
 mod process;
 mod signal;
 mod socket;
@@ -69,6 +70,7 @@ const AREAS: &[&[Entry]] = &[
     membarrier::ENTRIES,
     path::ENTRIES,
     poll::ENTRIES,
+    prctl::ENTRIES,
     process::ENTRIES,
     signal::ENTRIES,
     socket::ENTRIES,

@@ -35,7 +35,6 @@ pub const ENTRIES: &[Entry] = &[
     partial(nr::SETRLIMIT, |t, a| prlimit(t, [0, a[0], a[1], 0, 0, 0]), "as prlimit64"),
     partial(nr::GETRUSAGE, getrusage, "CPU time only"),
     full(nr::ARCH_PRCTL, arch_prctl),
-    partial(nr::PRCTL, prctl, "PR_SET_NAME and PR_GET_NAME"),
     full(nr::SCHED_YIELD, |_, _| {
         std::thread::yield_now();
         Ok(0)
@@ -206,30 +205,6 @@ fn arch_prctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         ARCH_GET_FS => {
             let base = t.regs.fs_base;
             t.mm.write_obj(a[1], &base)?;
-            Ok(0)
-        }
-        _ => Err(Errno::EINVAL),
-    }
-}
-
-fn prctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    match int(a[0]) {
-        c::PR_SET_NAME => {
-            let mut name = [0; 16];
-            let text = match t.mm.read_cstr(a[1], 16) {
-                Err(Errno::ENAMETOOLONG) => {
-                    t.mm.read(a[1], &mut name)?;
-                    name.get(..15).unwrap_or_default().to_vec()
-                }
-                text => text?,
-            };
-            t.task.lock().comm = text;
-            Ok(0)
-        }
-        c::PR_GET_NAME => {
-            let mut name = t.task.lock().comm.clone();
-            name.resize(16, 0);
-            t.mm.write(a[1], &name)?;
             Ok(0)
         }
         _ => Err(Errno::EINVAL),

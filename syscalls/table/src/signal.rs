@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 
 use abi::signal::{SIG_IGN, SigAction, SigInfo, SigSet, SigStack};
 use abi::{Errno, SysResult, c, nr};
-use task::{Current, Group};
+use task::{Current, Group, Task};
 use usermem::UserMemoryExt;
 
 use crate::args::{after, int, timeout};
-use crate::{Entry, full, partial};
+use crate::{Entry, full};
 
 pub const ENTRIES: &[Entry] = &[
     full(nr::RT_SIGACTION, sigaction),
@@ -19,7 +19,7 @@ pub const ENTRIES: &[Entry] = &[
     full(nr::RT_SIGTIMEDWAIT, sigtimedwait),
     full(nr::RT_SIGRETURN, sigreturn),
     full(nr::SIGALTSTACK, sigaltstack),
-    partial(nr::KILL, kill, "no permission checks: everything runs as root"),
+    full(nr::KILL, kill),
     full(nr::TKILL, |t, a| tgkill(t, -1, int(a[0]), int(a[1]))),
     full(nr::TGKILL, |t, a| if int(a[0]) <= 0 { Err(Errno::EINVAL) } else { tgkill(t, int(a[0]), int(a[1]), int(a[2])) }),
     full(nr::PAUSE, |t, _| {
@@ -180,11 +180,29 @@ fn kill(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     if groups.is_empty() {
         return Err(Errno::ESRCH);
     }
-    if signo != 0 {
-        let info = SigInfo::from_process(signo, c::SI_USER, t.task.group.pid, 0);
-        groups.iter().for_each(|group| group.signal(info));
+    let mut refused = 0;
+    for group in &groups {
+        match permitted(t, group, None, signo) {
+            Ok(uid) if signo != 0 => group.signal(SigInfo::from_process(signo, c::SI_USER, t.task.group.pid, uid)),
+            Ok(_) => {}
+            Err(_) => refused += 1,
+        }
     }
-    Ok(0)
+    // Sent to all, it doesn't matter who may not be reached.
+    if refused == groups.len() && which != -1 { Err(Errno::EPERM) } else { Ok(0) }
+}
+
+/// Whether the caller may send a signal to a process (or a task of it); who sends it, in the numbers of who gets it.
+fn permitted(t: &Current, group: &Group, task: Option<&Task>, signo: i32) -> SysResult<u32> {
+    let (who, other) = (t.credentials(), task.map_or_else(|| group.credentials(), |task| Some(task.credentials())));
+    // Gone in this moment: nobody minds.
+    let Some(other) = other else { return Ok(0) };
+    let same_session = || group.sid.load(Ordering::Relaxed) == t.task.group.sid.load(Ordering::Relaxed);
+    let own = group.pid == t.task.group.pid;
+    if own || who.may_signal(&other) || signo == c::SIGCONT && same_session() {
+        return Ok(other.user_ns.from_kuid_munged(who.ruid));
+    }
+    Err(Errno::EPERM)
 }
 
 fn tgkill(t: &Current, pid: i32, tid: i32, signo: i32) -> SysResult<u64> {
@@ -192,8 +210,9 @@ fn tgkill(t: &Current, pid: i32, tid: i32, signo: i32) -> SysResult<u64> {
         return Err(Errno::EINVAL);
     }
     let task = t.task.kernel.task(tid).filter(|task| pid == -1 || task.group.pid == pid).ok_or(Errno::ESRCH)?;
+    let uid = permitted(t, &task.group, Some(&task), signo)?;
     if signo != 0 {
-        task.signal(SigInfo::from_process(signo, c::SI_TKILL, t.task.group.pid, 0));
+        task.signal(SigInfo::from_process(signo, c::SI_TKILL, t.task.group.pid, uid));
     }
     Ok(0)
 }

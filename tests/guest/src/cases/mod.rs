@@ -2,6 +2,7 @@
 
 use crate::Case;
 
+mod creds;
 mod epoll;
 mod fd;
 mod futex;
@@ -18,6 +19,7 @@ mod time;
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Case> {
     [
+        creds::CASES,
         epoll::CASES,
         fd::CASES,
         futex::CASES,
