@@ -581,6 +581,10 @@ impl FileOps for Socket {
         events
     }
 
+    fn can_signal(&self) -> bool {
+        true
+    }
+
     fn wait_queue(&self) -> Option<&WaitQueue> {
         Some(&self.queue)
     }
