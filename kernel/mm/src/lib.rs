@@ -8,6 +8,7 @@ mod access;
 mod arena;
 mod fault;
 mod guard;
+mod hole;
 mod map;
 mod patch;
 

@@ -1,5 +1,8 @@
-//! Rewriting hot call sites: the five bytes before `syscall` become a jump to a trampoline nearby, which does what they did and goes on by
-//! the platform's fast way.
+//! Rewriting hot call sites: jumps that lead to a trampoline nearby, which goes on by the platform's fast way.
+//!
+//! There are two ways to place a jump. *By a hole*: `syscall`, two bytes, becomes a short jump to five bytes that nobody executes, where a
+//! jump to the trampoline stands ([`crate::hole`]). *By the instruction before*: `mov $number, %eax` and the like have five bytes, the
+//! jump takes their place, and the trampoline does what they did; the `syscall` stays, for who jumps to it.
 //!
 //! Only private mappings that the guest may execute but not write are touched, a page copied first if it isn't the guest's own. The
 //! rewritten bytes are what the guest finds when it reads its code.
@@ -11,11 +14,13 @@ use abi::{Errno, SysResult};
 use platform::{Prot, TRAMPOLINE_LEN};
 use usermem::{PAGE_SIZE, page_down};
 
-use crate::{MemoryManager, State, Vma};
+use crate::{MemoryManager, State, Vma, hole};
 
-/// Bytes of a site, and of the instruction before its `syscall`.
-const SITE: u64 = 7;
+/// Bytes of `syscall`, and of the instruction before it or a near jump.
+const SYSCALL: u64 = 2;
 const MOV: u64 = 5;
+/// A do-nothing in place of the instruction before a site.
+const NOTHING: [u8; MOV as usize] = [0x0f, 0x1f, 0x44, 0, 0];
 /// `mov 8(%rsp), %r9`: the last argument in the C library's syscall(3).
 const LAST_ARGUMENT: [u8; MOV as usize] = [0x4c, 0x8b, 0x4c, 0x24, 0x08];
 /// Trampolines of one page.
@@ -34,10 +39,19 @@ const NAME: &str = "[trampolines]";
 pub(crate) struct Patches {
     /// Pages of trampolines and how many each holds.
     pages: Vec<(u64, u64)>,
-    /// Rewritten sites with the instruction that stood there.
-    sites: BTreeMap<u64, [u8; MOV as usize]>,
+    /// Rewritten sites, by the address of their jump.
+    sites: BTreeMap<u64, Site>,
     /// Number of the queued operation that maps the newest page: no jump leads there before it has been applied.
     mapped_by: u64,
+}
+
+/// How a site was rewritten.
+#[derive(Clone, Copy)]
+enum Site {
+    /// The instruction that stood there.
+    Before([u8; MOV as usize]),
+    /// Where the hole is, in the same page, and what was in it.
+    Hole(u64, [u8; MOV as usize]),
 }
 
 impl MemoryManager {
@@ -47,55 +61,100 @@ impl MemoryManager {
     /// # Errors
     /// `EAGAIN`: next time; others: it can't be.
     pub fn patch_site(&self, rip: u64, nr: u64, alone: bool) -> SysResult<()> {
-        let site = rip.checked_sub(SITE).ok_or(Errno::EFAULT)?;
         let nr = u32::try_from(nr).map_err(|_| Errno::EINVAL)?;
-        // Two neighbouring words change at once at most.
-        if !alone && site % 16 + MOV > 16 || page_down(site) != page_down(rip - 1) {
-            return Err(Errno::EINVAL);
-        }
+        let call = rip.checked_sub(SYSCALL).ok_or(Errno::EFAULT)?;
         let mut state = self.state.lock();
         self.reap(&mut state);
-        let page = page_down(site);
-        let (range, vma) = state.vmas.get(site).map(|(range, vma)| (range, vma.clone())).ok_or(Errno::EFAULT)?;
+        let (range, vma) = state.vmas.get(call).map(|(range, vma)| (range, vma.clone())).ok_or(Errno::EFAULT)?;
         if vma.shared || vma.prot.contains(Prot::WRITE) || !vma.prot.contains(Prot::EXEC) || vma.name == NAME {
             return Err(Errno::EINVAL);
         }
-        let mut old = [0; SITE as usize];
-        self.peek(&state, site, &range, &vma, &mut old)?;
+        if state.patches.sites.len() >= MAX_SITES {
+            return Err(Errno::ENOMEM);
+        }
+        match self.patch_by_hole(&mut state, call, &range, &vma) {
+            Err(Errno::EINVAL) => self.patch_before(&mut state, call, nr, alone, &range, &vma),
+            result => result,
+        }
+    }
+
+    /// By a hole in the same page. `EINVAL` when there is none, or the two bytes of `call` don't change at once.
+    fn patch_by_hole(&self, state: &mut State, call: u64, range: &Range<u64>, vma: &Vma) -> SysResult<()> {
+        let page = page_down(call);
+        let mut code = [0; PAGE_SIZE as usize];
+        let rip = call.wrapping_add(SYSCALL);
+        let within = (call - page) as usize;
+        if call % 16 == 15 {
+            return Err(Errno::EINVAL);
+        }
+        // The end of a file may lie in the page: what can't be read can't be used either.
+        self.peek(state, page, range, vma, &mut code).map_err(|_| Errno::EINVAL)?;
+        if code.get(within..within + 2) != Some(&[0x0f, 0x05]) {
+            return Err(Errno::EINVAL);
+        }
+        let (at, short) = hole::near(&code, within + SYSCALL as usize).ok_or(Errno::EINVAL)?;
+        let hole = page + at as u64;
+        let old = code.get(at..).and_then(|code| code.first_chunk()).copied().ok_or(Errno::EINVAL)?;
+        let trampoline = self.trampoline(state, hole, rip, NOTHING)?;
+        let jump = near_jump(hole, trampoline)?;
+        let frame = self.own_page(state, page, range, vma)?;
+        // Nobody jumps into the hole before the second write, and who comes through it is led on whatever it says.
+        self.arena.file.segment(frame + (hole - page), MOV)?.write(&jump)?;
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        let at = frame + (call - page);
+        self.arena.file.segment(at & !15, 16)?.write_at_once((at % 16) as usize, &[0xeb, short])?;
+        state.patches.sites.insert(call, Site::Hole(hole, old));
+        Ok(())
+    }
+
+    /// By the instruction before `call`.
+    fn patch_before(&self, state: &mut State, call: u64, nr: u32, alone: bool, range: &Range<u64>, vma: &Vma) -> SysResult<()> {
+        let site = call.checked_sub(MOV).filter(|site| range.contains(site)).ok_or(Errno::EFAULT)?;
+        let (page, rip) = (page_down(site), call.wrapping_add(SYSCALL));
+        // Two neighbouring words change at once at most.
+        if !alone && site % 16 + MOV > 16 || page != page_down(rip - 1) {
+            return Err(Errno::EINVAL);
+        }
+        let mut old = [0; (MOV + SYSCALL) as usize];
+        self.peek(state, site, range, vma, &mut old)?;
         let [i0, i1, i2, i3, i4, 0x0f, 0x05] = old else { return Err(Errno::EINVAL) };
         let instruction = [i0, i1, i2, i3, i4];
         // Either `mov $nr, %eax` or the other known one: both do the same wherever they stand.
         if !(i0 == 0xb8 && u32::from_le_bytes([i1, i2, i3, i4]) == nr || instruction == LAST_ARGUMENT) {
             return Err(Errno::EINVAL);
         }
-        if state.patches.sites.len() >= MAX_SITES {
-            return Err(Errno::ENOMEM);
-        }
-        let at = self.trampoline(&mut state, site, rip, instruction)?;
-        let distance = i32::try_from(at.wrapping_sub(site + MOV).cast_signed()).map_err(|_| Errno::EINVAL)?;
-        let [d0, d1, d2, d3] = distance.to_le_bytes();
-        let frame = self.own_page(&mut state, page, &range, &vma)?;
-        self.poke(frame + (site - page), &[0xe9, d0, d1, d2, d3])?;
-        state.patches.sites.insert(site, instruction);
+        let at = self.trampoline(state, site, rip, instruction)?;
+        let jump = near_jump(site, at)?;
+        let frame = self.own_page(state, page, range, vma)?;
+        self.poke(frame + (site - page), &jump)?;
+        state.patches.sites.insert(site, Site::Before(instruction));
         Ok(())
     }
 
     /// Undoes what has been rewritten in a range that is going to be moved: jumps are relative.
     pub(crate) fn unpatch(&self, state: &mut State, moved: Range<u64>) {
         let sites: Vec<_> = state.patches.sites.range(moved).map(|(site, old)| (*site, *old)).collect();
-        for (site, old) in sites {
-            state.patches.sites.remove(&site);
-            let Some((range, vma)) = state.vmas.get(site).map(|(range, vma)| (range, vma.clone())) else { continue };
+        for (at, site) in sites {
+            state.patches.sites.remove(&at);
+            let Some((range, vma)) = state.vmas.get(at).map(|(range, vma)| (range, vma.clone())) else { continue };
             let mut now = [0; 1];
+            let opcode = if matches!(site, Site::Hole(..)) { 0xeb } else { 0xe9 };
             // It may have been replaced since.
-            if self.peek(state, site, &range, &vma, &mut now).is_err() || now != [0xe9] {
+            if self.peek(state, at, &range, &vma, &mut now).is_err() || now != [opcode] {
                 continue;
             }
-            let page = page_down(site);
+            let page = page_down(at);
             // Without memory for a copy the guest keeps the jump, and ends by it.
-            if let Ok(frame) = self.own_page(state, page, &range, &vma) {
-                let _ = self.poke(frame + (site - page), &old);
-            }
+            let Ok(frame) = self.own_page(state, page, &range, &vma) else { continue };
+            let _ = match site {
+                Site::Before(old) => self.poke(frame + (at - page), &old),
+                Site::Hole(hole, old) => self
+                    .arena
+                    .file
+                    .segment(frame + (at - page), SYSCALL)
+                    .and_then(|segment| segment.write(&[0x0f, 0x05]))
+                    .and_then(|()| self.poke(frame + (hole - page), &old)),
+            };
         }
     }
 
@@ -189,4 +248,11 @@ impl MemoryManager {
         state.patches.mapped_by = self.aspace.queued();
         Ok(())
     }
+}
+
+/// A jump that stands at `at` and leads to `to`.
+fn near_jump(at: u64, to: u64) -> SysResult<[u8; MOV as usize]> {
+    let distance = i32::try_from(to.wrapping_sub(at.wrapping_add(MOV)).cast_signed()).map_err(|_| Errno::EINVAL)?;
+    let [d0, d1, d2, d3] = distance.to_le_bytes();
+    Ok([0xe9, d0, d1, d2, d3])
 }

@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use abi::poll::PollEvents;
 mod park;
+mod spin;
 
 pub use park::{ParkResult, Parker, allowed_cpus, before_sleep};
 pub use parking_lot::{Mutex, MutexGuard, RwLock};
+pub use spin::{crowded, note_crowd, spin};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 pub type MonotonicNs = u64;

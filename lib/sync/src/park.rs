@@ -6,8 +6,9 @@
 use std::cell::Cell;
 use std::mem::size_of;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
+use crate::spin::{crowded, spin};
 use crate::{MonotonicNs, monotonic_ns};
 
 /// Whether a thread was woken or its time was up.
@@ -27,6 +28,9 @@ const PARKED: u32 = 2;
 const SOON_NS: u64 = 40_000;
 /// Who runs no longer after being woken could as well do so where the waker is.
 const BRIEF_NS: u64 = 150_000;
+/// Sleeps that are usually shorter than this are spent spinning, for as long as [`SPIN_NS`]; in nanoseconds.
+const SHORT_NS: u64 = 100_000;
+const SPIN_NS: u64 = 40_000;
 /// How often something must have been so to be taken for a habit, and how long it is remembered.
 const HABIT: i32 = 3;
 const MEMORY: i32 = 8;
@@ -73,11 +77,23 @@ pub struct Parker {
     brief: AtomicI32,
     /// The owner has been put on one CPU.
     pinned: AtomicBool,
+    /// How long the owner's last sleeps were, averaged, in nanoseconds.
+    usual_ns: AtomicU64,
 }
 
 impl Parker {
     /// Sleeps until [`Parker::unpark`] or the deadline. Only its owner may call this.
     pub fn park(&self, deadline: Option<MonotonicNs>) -> ParkResult {
+        if self.take_token() {
+            return ParkResult::Unparked;
+        }
+        let start = monotonic_ns();
+        let usual = self.usual_ns.load(Ordering::Relaxed);
+        let short = usual < SHORT_NS && deadline.is_none_or(|deadline| deadline > start + SPIN_NS);
+        if short && !crowded(start) && spin(SPIN_NS, || self.state.load(Ordering::Relaxed) == TOKEN) && self.take_token() {
+            self.note_sleep(usual, start);
+            return ParkResult::Unparked;
+        }
         if self.state.compare_exchange(EMPTY, PARKED, Ordering::Acquire, Ordering::Acquire).is_err() {
             self.state.store(EMPTY, Ordering::Release);
             return ParkResult::Unparked;
@@ -87,9 +103,20 @@ impl Parker {
         }
         self.learn();
         let result = self.sleep(deadline);
+        self.note_sleep(usual, start);
         WOKEN_AT.set(monotonic_ns());
         self.unpin();
         result
+    }
+
+    fn take_token(&self) -> bool {
+        self.state.compare_exchange(TOKEN, EMPTY, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Takes a sleep into the average: one long sleep is enough to stop spinning, several short ones to start again.
+    fn note_sleep(&self, usual: u64, start: MonotonicNs) {
+        let slept = (monotonic_ns() - start).min(8 * SHORT_NS);
+        self.usual_ns.store((usual * 3 + slept) / 4, Ordering::Relaxed);
     }
 
     /// Learns habits.

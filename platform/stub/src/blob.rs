@@ -111,15 +111,24 @@ global_asm!(
     "xchg dword ptr gs:[{state}], r11d",
     "cmp r11d, {STATE_PARKED}",
     "je 4f",
+    // Argument registers are saved: edi counts rounds, esi looks.
+    "mov edi, gs:[{rounds}]",
     "2:",
-    "mov r11d, gs:[{spins}]",
+    "mov esi, gs:[{looks}]",
     "3:",
     // GUEST and PARKED, the even ones, say "answered": the sentry may park before this side has looked.
     "test dword ptr gs:[{state}], 1",
     "jz 5f",
     "pause",
-    "dec r11d",
+    "dec esi",
     "jg 3b",
+    "dec edi",
+    "jle 3f",
+    // Who is to answer may need this CPU.
+    "mov eax, {SYS_SCHED_YIELD}",
+    "syscall",
+    "jmp 2b",
+    "3:",
     // Enough: sleep, unless the answer came this moment.
     "mov eax, {STATE_REQUEST}",
     "mov r11d, {STATE_RING}",
@@ -230,7 +239,8 @@ global_asm!(
     action = const offset_of!(Ctx, action),
     ret = const offset_of!(Ctx, ret),
     intr = const offset_of!(Ctx, intr),
-    spins = const offset_of!(Ctx, spins),
+    rounds = const offset_of!(Ctx, rounds),
+    looks = const offset_of!(Ctx, looks),
     this = const offset_of!(Ctx, this),
     ident = const offset_of!(Ctx, ident),
     ident_mask = const offset_of!(Ctx, ident_mask),
@@ -251,6 +261,7 @@ global_asm!(
     FAST_STACK_TOP = const FAST_STACK_TOP,
     SYS_RT_SIGRETURN = const SYS_RT_SIGRETURN,
     SYS_MMAP = const SYS_MMAP,
+    SYS_SCHED_YIELD = const SYS_SCHED_YIELD,
     SLOTS = const SLOTS,
     SLOTS_LEN = const SLOT_SIZE * SLOT_COUNT,
     SLOT_MASK = const -(SLOT_SIZE as i64),
@@ -309,16 +320,24 @@ fn answered(state: u32) -> bool {
 fn request(ctx: &Ctx) {
     let state = ctx.state.swap(STATE_REQUEST, SeqCst);
     if state != STATE_PARKED {
-        let mut spins = ctx.spins.load(Relaxed);
+        let (mut rounds, looks) = (ctx.rounds.load(Relaxed), ctx.looks.load(Relaxed));
         loop {
-            if answered(ctx.state.load(Acquire)) {
-                return;
+            let mut left = looks;
+            loop {
+                if answered(ctx.state.load(Acquire)) {
+                    return;
+                }
+                if left == 0 {
+                    break;
+                }
+                left -= 1;
+                core::hint::spin_loop();
             }
-            core::hint::spin_loop();
-            if spins == 0 {
+            if rounds <= 1 {
                 break;
             }
-            spins -= 1;
+            rounds -= 1;
+            syscall(SYS_SCHED_YIELD, 0, 0, 0, 0, 0, 0);
         }
         if ctx.state.compare_exchange(STATE_REQUEST, STATE_RING, SeqCst, Acquire).is_err() {
             return;

@@ -92,8 +92,8 @@ pub const CMD_FORK: u32 = 2;
 /// Run the operations in this slot.
 pub const CMD_OPS: u32 = 3;
 
-/// Bytes of a call site: an instruction that was rewritten, and `syscall`.
-pub const SITE_LEN: u64 = 7;
+/// Bytes of a call site's `syscall`, or of the jump in its place.
+pub const SITE_LEN: u64 = 2;
 
 /// Operations of one batch.
 pub const MAX_OPS: usize = 48;
@@ -157,8 +157,10 @@ pub struct Ctx {
     pub ret: AtomicU64,
     /// Set by the stub's handler when an interrupt hit the fast path.
     pub intr: AtomicU32,
-    /// How many times the stub looks for an answer before it rings.
-    pub spins: AtomicU32,
+    /// How many rounds the stub looks for an answer before it rings; after each it gives way to other threads.
+    pub rounds: AtomicU32,
+    /// Looks of one round.
+    pub looks: AtomicU32,
     /// Address of this structure in the stub.
     pub this: AtomicU64,
     pub regs: SavedRegs,

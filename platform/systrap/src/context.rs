@@ -102,6 +102,8 @@ pub struct GuestContext {
     batch: bool,
     sites: Box<Sites>,
     spin: Spin,
+    /// What the stub was told last.
+    rounds: (u32, u32),
 }
 
 impl GuestContext {
@@ -110,7 +112,7 @@ impl GuestContext {
         let slot = process.take_slot()?;
         let ctx = process.slots.ctx(slot);
         ctx.state.store(STATE_PARKED, Ordering::Relaxed);
-        for word in [&ctx.kind, &ctx.action, &ctx.nops, &ctx.intr, &ctx.spins, &ctx.hello, &ctx.ident_mask] {
+        for word in [&ctx.kind, &ctx.action, &ctx.nops, &ctx.intr, &ctx.rounds, &ctx.looks, &ctx.hello, &ctx.ident_mask] {
             word.store(0, Ordering::Relaxed);
         }
         ctx.ops_error.store(0, Ordering::Relaxed);
@@ -151,6 +153,7 @@ impl GuestContext {
             batch: false,
             sites: Box::default(),
             spin: Spin::default(),
+            rounds: (0, 0),
         };
         let mut initial = UserRegs::default();
         match context.wait(&mut initial) {
@@ -187,6 +190,10 @@ impl GuestContext {
 
     /// Lets a stub go on that waits at the state word.
     fn answer(&mut self) {
+        if !self.spin.in_session() {
+            self.spin.plan();
+            self.tell_rounds();
+        }
         let old = self.ctx().state.swap(STATE_GUEST, Ordering::SeqCst);
         if old == STATE_RING && self.ring.is_none() {
             // It sleeps: this took too long for a session, unless that has only just begun.
@@ -221,19 +228,29 @@ impl GuestContext {
         }
     }
 
+    /// Tells the stub how long to look for answers.
+    fn tell_rounds(&mut self) {
+        let rounds = self.spin.stub_rounds();
+        if rounds != self.rounds {
+            self.rounds = rounds;
+            self.ctx().rounds.store(rounds.0, Ordering::Relaxed);
+            self.ctx().looks.store(rounds.1, Ordering::Relaxed);
+        }
+    }
+
     /// From now on sentry and stub are on two CPUs and spin.
     fn begin_session(&mut self) {
         // Left to itself the scheduler wakes the stub here, where we spin.
         host::move_away(self.bell.tid);
         host::notif_sync_wake_up(&self.listener, false);
-        self.ctx().spins.store(self.spin.stub_looks(), Ordering::Relaxed);
+        self.tell_rounds();
     }
 
     /// From now on they share a CPU and sleep.
     fn end_session(&mut self) {
         if self.spin.in_session() {
             self.spin.end();
-            self.ctx().spins.store(0, Ordering::Relaxed);
+            self.tell_rounds();
             host::move_freely(self.bell.tid);
             host::notif_sync_wake_up(&self.listener, true);
         }
@@ -254,21 +271,31 @@ impl GuestContext {
 
     /// Waits for what the stub thread does next.
     fn wait(&mut self, regs: &mut UserRegs) -> Event {
-        if self.spin.in_session() && !self.parked && !self.request_comes() {
-            self.end_session();
+        let mut there = false;
+        if !self.parked {
+            if self.spin.in_session() {
+                if !self.request_comes() {
+                    self.end_session();
+                }
+            } else {
+                let state = &self.ctx().state;
+                there = self.spin.look(|| state.load(Ordering::Acquire) & 1 != 0);
+            }
         }
         let state = &self.ctx().state;
         // Who has found PARKED rings, whatever the word says by now.
-        self.parked |= state.compare_exchange(STATE_GUEST, STATE_PARKED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        self.parked |= !there && state.compare_exchange(STATE_GUEST, STATE_PARKED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         if self.parked {
             let Some(notification) = self.receive() else { return Event::Dead };
             let in_stub = (TEXT..TEXT + TEXT_SIZE).contains(&notification.ip);
             if !in_stub || notification.nr != RING_NR as i32 {
+                self.spin.came_notified();
                 return Event::Notified(notification);
             }
             self.parked = false;
             self.ring = Some(notification.id);
         }
+        self.spin.came();
         match self.ctx().kind.load(Ordering::Acquire) {
             KIND_FAST => Event::Fast,
             KIND_MORE => Event::More,

@@ -1,14 +1,18 @@
 //! When to spin for the stub's next request instead of sleeping.
 //!
-//! Asleep, sentry and stub share one CPU and hand it to each other: a few microseconds per call, and nothing wasted. Spinning takes two
-//! CPUs and brings a call below one microsecond, but only while calls come quickly and both CPUs are otherwise idle. So a thread that
-//! makes quick calls in a row starts a session; the first wait that lasts too long, or a sign that others want the CPU, ends it, and the
-//! next one is put off for longer each time.
+//! Asleep, sentry and stub share one CPU and hand it to each other: a few microseconds per call, and nothing wasted. Two kinds of spinning
+//! are quicker while the CPUs are otherwise idle:
+//!
+//! - A thread whose next call usually comes soon is *lively*: both sides look for each other for some microseconds, and let other threads
+//!   run in between (`sync::spin`), before they sleep. That also serves threads that take turns with others.
+//! - A thread that makes quick calls in a row starts a *session*: sentry and stub are put on two CPUs and look for each other without giving
+//!   way. It brings a call below half a microsecond. The first wait that lasts too long, or a sign that others want the CPU, ends it,
+//!   and the next one is put off for longer each time.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sync::{before_sleep, monotonic_ns};
+use sync::{before_sleep, crowded, monotonic_ns, spin};
 
 use crate::host;
 
@@ -22,8 +26,13 @@ const HANDLED_NS: u64 = 5_000;
 const LOOKS: u32 = 400;
 /// The same for a session's first wait: the stub has to get to another CPU.
 const FIRST_LOOKS: u32 = 4000;
-/// How often the stub looks for an answer in a session.
-const STUB_LOOKS: u32 = 800;
+/// Rounds in which the stub looks for an answer, and how often in each: alone on its CPU or not.
+const STUB_SESSION: (u32, u32) = (40, 32);
+const STUB_LIVELY: (u32, u32) = (80, 4);
+/// Where the next request usually comes sooner than this, in nanoseconds, it is looked for.
+const SOON_NS: u64 = 40_000;
+/// For so long, in nanoseconds.
+const SPIN_NS: u64 = 25_000;
 /// Calls between two looks at whether the host takes the CPU from us.
 const CHECK_EVERY: u32 = 512;
 /// Calls that make a session worth its start.
@@ -34,6 +43,8 @@ const MAX_PAUSE_NS: u64 = 500_000_000;
 
 /// Sessions of all threads: each needs two CPUs.
 static SESSIONS: AtomicUsize = AtomicUsize::new(0);
+/// Lively threads: with too many of them, giving way takes longer than sleeping.
+static LIVELY: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     /// This thread counts in [`SESSIONS`].
@@ -59,6 +70,11 @@ pub struct Spin {
     last_ns: u64,
     not_before_ns: u64,
     pause_ns: u64,
+    /// Counted in [`LIVELY`].
+    lively: bool,
+    /// When the last request was answered, and how long the next one usually takes to come, in nanoseconds.
+    answered_ns: u64,
+    usual_ns: u64,
 }
 
 impl Spin {
@@ -71,9 +87,47 @@ impl Spin {
         self.calls > 0
     }
 
-    /// How long the stub is to look for answers.
-    pub fn stub_looks(&self) -> u32 {
-        if self.session { STUB_LOOKS } else { 0 }
+    /// How long the stub is to look for answers: rounds, and looks of each.
+    pub fn stub_rounds(&self) -> (u32, u32) {
+        match (self.session, self.lively) {
+            (true, _) => STUB_SESSION,
+            (false, true) => STUB_LIVELY,
+            _ => (0, 0),
+        }
+    }
+
+    /// A request is about to be answered: whether the next one is going to be looked for.
+    pub fn plan(&mut self) -> bool {
+        let now = monotonic_ns();
+        self.answered_ns = now;
+        let lively = self.usual_ns < SOON_NS && !crowded(now);
+        if lively != self.lively {
+            if lively {
+                let room = 2 * host::cpus();
+                let taken = LIVELY.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| (used < room).then_some(used + 1));
+                self.lively = taken.is_ok();
+            } else {
+                LIVELY.fetch_sub(1, Ordering::Relaxed);
+                self.lively = false;
+            }
+        }
+        self.lively
+    }
+
+    /// Looks for the next request; false when it is time to sleep.
+    pub fn look(&self, request: impl FnMut() -> bool) -> bool {
+        self.lively && spin(SPIN_NS, request)
+    }
+
+    /// A call from a site that isn't rewritten: looking for requests doesn't find those, and would delay the next one.
+    pub fn came_notified(&mut self) {
+        self.usual_ns = 8 * SOON_NS;
+    }
+
+    /// A request has come, however it was waited for.
+    pub fn came(&mut self) {
+        let gap = (monotonic_ns() - self.answered_ns).min(8 * SOON_NS);
+        self.usual_ns = (self.usual_ns * 3 + gap) / 4;
     }
 
     /// How long to look for the next request.
@@ -137,5 +191,8 @@ impl Spin {
 impl Drop for Spin {
     fn drop(&mut self) {
         self.end();
+        if self.lively {
+            LIVELY.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

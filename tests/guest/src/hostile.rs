@@ -26,6 +26,7 @@ fn main() {
         "unmap" => unmap(),
         "hijack" => hijack(),
         "halfway" => halfway(),
+        "padding" => padding(),
         "wild" => wild(),
         "frames" => frames(),
         "exhaust" => exhaust(),
@@ -331,6 +332,33 @@ fn halfway() {
         assert_eq!(i64::from(elsewhere()), ok!(SYS_getpid));
     }
     println!("halfway");
+}
+
+/// Executes the padding in which the jump of a rewritten call site stands, and the jump itself.
+fn padding() {
+    // mov %edi, %eax; syscall; ret; nopw 0(%rax,%rax); mov $7, %eax; ret
+    let code = [0x89, 0xf8, 0x0f, 0x05, 0xc3, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0, 0xb8, 7, 0, 0, 0, 0xc3];
+    let page = memory(4096);
+    unsafe { page.copy_from(code.as_ptr(), code.len()) };
+    ok!(SYS_mprotect, page, 4096, PROT_READ | PROT_EXEC);
+    let call: extern "C" fn(i64) -> i32 = unsafe { std::mem::transmute(page) };
+    let seven: extern "C" fn() -> i32 = unsafe { std::mem::transmute(page.add(5)) };
+    for _ in 0..200 {
+        assert_eq!(i64::from(call(SYS_getpid)), ok!(SYS_getpid));
+        assert_eq!(seven(), 7);
+    }
+    let now: [u8; 19] = unsafe { page.cast::<[u8; 19]>().read() };
+    assert_eq!((now[2], now[8]), (0xeb, 0xe9), "the site is rewritten by now");
+    assert_eq!((&now[..2], &now[4..8], &now[13..]), (&code[..2], &code[4..8], &code[13..]));
+    for middle in (3..13).filter(|at| *at != 5) {
+        bounded(200, || unsafe {
+            asm!("call {}", in(reg) page.add(middle), in("rax") 0, out("rcx") _, out("r11") _);
+            0
+        });
+    }
+    let moved = ok!(SYS_mremap, page, 4096, 4096, MREMAP_MAYMOVE | MREMAP_FIXED, memory(4096)) as *mut u8;
+    assert_eq!(unsafe { moved.cast::<[u8; 19]>().read() }, code);
+    println!("padding");
 }
 
 /// Makes the scratch pages.

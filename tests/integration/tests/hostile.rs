@@ -44,6 +44,7 @@ fn each_rule_of_its_filter_from_inside() {
 #[test]
 fn rewritten_sites_from_their_middle() {
     assert!(attack("halfway").contains("halfway"));
+    assert!(attack("padding").contains("padding"));
 }
 
 #[test]
