@@ -13,12 +13,13 @@ const UNSAFE: [&str; 7] =
 const MAX_LINES: usize = 800;
 
 /// What a layer's crates may depend on, by directory prefix.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     ("lib/", &["lib/"]),
     ("platform/", &["lib/", "platform/"]),
     ("kernel/", &["lib/", "kernel/", "platform/api"]),
     ("fs/proc", &["lib/", "kernel/", "fs/", "platform/api"]),
     ("fs/", &["lib/", "kernel/auth", "kernel/vfs", "fs/"]),
+    ("net/namespace", &["lib/", "kernel/auth", "kernel/vfs", "kernel/task", "net/"]),
     ("net/", &["lib/", "kernel/auth", "kernel/vfs", "net/"]),
     ("syscalls/", &["lib/", "kernel/", "fs/", "net/", "platform/api", "syscalls/"]),
     ("sandbox/jail", &["lib/"]),

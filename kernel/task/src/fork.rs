@@ -83,18 +83,19 @@ impl Current {
         regs.fs_base = 0;
         let ctx = mm.aspace().clone().new_context(&regs, Some(&self.ctx.fp()))?;
         regs.fs_base = tls;
-        let fds = if has(c::CLONE_FILES) { self.fds.share() } else { self.fds.fork() };
+        let fds = if has(c::CLONE_FILES) { self.fds.clone() } else { self.fds.fork() };
         let fs = if has(c::CLONE_FS) { self.fs.clone() } else { Arc::new(Mutex::new(self.fs_context())) };
         let group = if thread { self.task.group.clone() } else { Group::new(tid, Some(&self.task.group), request.exit_signal) };
-        let (comm, exe, mask, altstack, slack) = {
+        let (comm, exe, mask, altstack, slack, net) = {
             let shared = self.task.lock();
-            (shared.comm.clone(), shared.exe.clone(), shared.mask, shared.altstack, shared.timer_slack)
+            (shared.comm.clone(), shared.exe.clone(), shared.mask, shared.altstack, shared.timer_slack, shared.net.clone())
         };
         let task = Task::new(&kernel, tid, &group, mm.clone(), self.credentials().clone(), charge, fds, fs, &comm);
         {
             let mut shared = task.lock();
             (shared.exe, shared.mask) = (exe, mask);
             (shared.timer_slack, shared.default_timer_slack) = (slack, slack);
+            shared.net = net;
             if !vm || has(c::CLONE_VFORK) {
                 shared.altstack = altstack;
             }
@@ -160,7 +161,7 @@ impl Current {
             }
             (action.flags, action.mask) = (0, abi::signal::SigSet(0));
         }
-        self.fds = self.fds.unshare();
+        self.fds = self.fds.fork();
         self.fds.close_on_exec();
         self.ctx = ctx;
         self.regs = regs;

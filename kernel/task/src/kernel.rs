@@ -1,9 +1,8 @@
 //! The kernel: what all tasks share.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
 use abi::structs::Rlimit;
 use abi::{Errno, SysResult};
@@ -16,8 +15,8 @@ use crate::bootlog;
 use crate::current::Current;
 use crate::fork::identity;
 use crate::futex::FutexTable;
+use crate::net::NetNamespace;
 use crate::tasks::{Group, Task};
-use crate::worker::Worker;
 
 /// What uname(2) says.
 pub const RELEASE: &str = "6.12.0-palisade";
@@ -108,8 +107,8 @@ pub struct Kernel {
     pub groups: Mutex<BTreeMap<i32, Arc<Group>>>,
     next_pid: AtomicI32,
     pub futexes: FutexTable,
-    /// Abstract names of sockets (unix(7)).
-    pub endpoints: Mutex<BTreeMap<Vec<u8>, Weak<dyn Any + Send + Sync>>>,
+    /// The first network namespace.
+    pub net: Arc<dyn NetNamespace>,
     pub boot_log: Vec<String>,
     /// Monotonic time at which the sandbox started.
     pub started: u64,
@@ -123,23 +122,23 @@ pub struct Kernel {
     pub quota: Quota,
     /// No task runs programs.
     pub(crate) paused: AtomicBool,
-    pub worker: Worker,
     init_status: OnceLock<i32>,
     done: Parker,
 }
 
 impl Kernel {
+    /// A kernel whose first user namespace is the network namespace's.
     #[must_use]
-    pub fn new(platform: Box<dyn Platform>, dispatch: Dispatch) -> Arc<Self> {
+    pub fn new(platform: Box<dyn Platform>, dispatch: Dispatch, net: Arc<dyn NetNamespace>) -> Arc<Self> {
         Arc::new(Self {
             platform,
-            user_ns: UserNamespace::initial(),
+            user_ns: net.user_ns().clone(),
             dispatch,
             tasks: Mutex::default(),
             groups: Mutex::default(),
             next_pid: AtomicI32::new(1),
             futexes: FutexTable::default(),
-            endpoints: Mutex::default(),
+            net,
             boot_log: bootlog::draw(RELEASE),
             started: monotonic_ns(),
             hostname: Mutex::new(b"palisade".to_vec()),
@@ -148,7 +147,6 @@ impl Kernel {
             trace: AtomicBool::new(false),
             quota: Quota::default(),
             paused: AtomicBool::new(false),
-            worker: Worker::default(),
             init_status: OnceLock::new(),
             done: Parker::default(),
         })

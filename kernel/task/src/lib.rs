@@ -11,16 +11,14 @@ mod exit;
 mod fork;
 mod futex;
 mod kernel;
-mod sigio;
+mod net;
 mod signal;
 mod tasks;
-mod worker;
 
 pub use credentials::Access;
 pub use current::Current;
 pub use fork::CloneRequest;
 pub use futex::{FutexTable, FutexWord, Interest as FutexInterest};
 pub use kernel::{Kernel, OnExit, ProcessRequest, Quota, RELEASE, VERSION};
-pub use sigio::{F_OWNER_PGRP, F_OWNER_PID, F_OWNER_TID, SigIo};
+pub use net::NetNamespace;
 pub use tasks::{Group, Pending, Shared, Task, Wait};
-pub use worker::Worker;

@@ -14,6 +14,7 @@ use sync::{Mutex, MutexGuard, Parker, WaitQueue, monotonic_ns};
 use vfs::{Dentry, FdTable, FsContext};
 
 use crate::kernel::{Kernel, OnExit};
+use crate::net::NetNamespace;
 
 /// Queued real-time signals at most (RLIMIT_SIGPENDING).
 const MAX_QUEUED: usize = 4096;
@@ -79,6 +80,7 @@ pub struct Shared {
     pub bell: Option<Arc<dyn Interrupter>>,
     pub clear_child_tid: u64,
     pub robust_list: (u64, u64),
+    pub net: Arc<dyn NetNamespace>,
 }
 
 /// A thread.
@@ -133,6 +135,7 @@ impl Task {
             bell: None,
             clear_child_tid: 0,
             robust_list: (0, 0),
+            net: kernel.net.clone(),
         };
         let task = Arc::new(Self {
             tid,

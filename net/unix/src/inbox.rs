@@ -1,251 +1,268 @@
-//! What has arrived at a socket and hasn't been read.
+//! Packets that wait to be read.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
-use abi::{Errno, SysResult};
+use abi::poll::PollEvents;
+use abi::{Errno, SysResult, c};
+use socket::{Common, Control, Credentials, Flag, Received, Request};
+use sync::{Mutex, WaitQueue};
 use usermem::IoBuf;
 use vfs::File;
 
-use crate::socket::Address;
+use crate::address::{Address, NameCell};
+use crate::rights::Rights;
+use crate::socket::Unix;
 
-/// `struct ucred`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Credentials {
-    pub pid: i32,
-    pub uid: u32,
-    pub gid: u32,
+/// `net.unix.max_dgram_qlen`: packets from sockets that the receiver isn't connected to.
+const MAX_QUEUED: usize = 10;
+/// What a packet costs beside its bytes (Linux counts its `struct sk_buff` too).
+const OVERHEAD: usize = 512;
+/// Memory kept for the next packet at most.
+const SPARE: usize = 1 << 16;
+
+/// What a socket's packets take up wherever they are.
+pub struct Account {
+    used: AtomicUsize,
+    limit: AtomicUsize,
+    /// The sender's queue.
+    queue: WaitQueue,
 }
 
-/// Files in flight at most. Sockets that have been sent to each other and closed keep each other alive: this bounds what that can hold.
-const MAX_IN_FLIGHT: usize = 16384;
-static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
-
-/// Open files on their way (`SCM_RIGHTS`).
-#[derive(Default)]
-pub struct Rights(Vec<Arc<File>>);
-
-impl Rights {
-    /// # Errors
-    /// `ETOOMANYREFS` when too many files are in flight.
-    pub fn new(files: Vec<Arc<File>>) -> SysResult<Self> {
-        let rights = Self(files);
-        if IN_FLIGHT.fetch_add(rights.0.len(), Ordering::Relaxed) + rights.0.len() > MAX_IN_FLIGHT {
-            return Err(Errno::ETOOMANYREFS);
-        }
-        Ok(rights)
+impl Account {
+    pub fn new(queue: &WaitQueue) -> Arc<Self> {
+        Arc::new(Self { used: AtomicUsize::new(0), limit: AtomicUsize::new(0), queue: queue.clone() })
     }
 
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The files, arrived.
-    fn take(&mut self) -> Vec<Arc<File>> {
-        IN_FLIGHT.fetch_sub(self.0.len(), Ordering::Relaxed);
-        std::mem::take(&mut self.0)
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
     }
 }
 
-thread_local! {
-    /// Files to close, while some are being closed.
-    static CLOSING: RefCell<Option<Vec<Arc<File>>>> = const { RefCell::new(None) };
+/// A packet's share of its sender's buffer.
+struct Charge(Arc<Account>, usize);
+
+impl Charge {
+    fn new(account: &Arc<Account>, bytes: usize) -> Self {
+        account.used.fetch_add(bytes, Ordering::Relaxed);
+        Self(account.clone(), bytes)
+    }
 }
 
-impl Drop for Rights {
-    /// Closes one file after the other: sockets that hold sockets that hold sockets must not nest on the stack.
+impl Drop for Charge {
     fn drop(&mut self) {
-        let mut files = self.take();
-        let nested = CLOSING.with_borrow_mut(|closing| match closing {
-            Some(closing) => {
-                closing.append(&mut files);
-                true
-            }
-            None => {
-                *closing = Some(std::mem::take(&mut files));
-                false
-            }
-        });
-        if nested {
-            return;
+        let left = self.0.used.fetch_sub(self.1, Ordering::Relaxed) - self.1;
+        if left * 4 <= self.0.limit.load(Ordering::Relaxed) {
+            self.0.queue.wake(PollEvents::WRITABLE);
         }
-        while let Some(file) = CLOSING.with_borrow_mut(|closing| closing.as_mut().and_then(Vec::pop)) {
-            drop(file);
-        }
-        CLOSING.set(None);
     }
 }
 
-/// What travels with data.
-#[derive(Default)]
-pub struct Ancillary {
-    pub files: Vec<Arc<File>>,
-    /// The sender, or whom it says it is.
-    pub credentials: Credentials,
-}
-
-/// What a receive has found.
-#[derive(Default)]
-pub struct Received {
-    /// Bytes copied.
-    pub count: usize,
-    /// Bytes that the message had (more than `count` when it was truncated).
-    pub full: usize,
-    pub files: Vec<Arc<File>>,
-    pub credentials: Credentials,
-    /// The sender's name.
-    pub from: Address,
-}
-
-struct Message {
+struct Packet {
     data: Vec<u8>,
-    /// Bytes already read (streams).
-    at: usize,
     rights: Rights,
-    credentials: Credentials,
-    from: Address,
+    credentials: Option<Credentials>,
+    from: NameCell,
+    /// When it came, if the receiver wants to know.
+    time: Option<(i64, i64)>,
+    _charge: Charge,
 }
 
-/// Bytes of one message at most, so that a guest can't make us allocate without bound.
-const MAX_MESSAGE: usize = 1 << 20;
-/// Messages of packet sockets that wait at most (`net.unix.max_dgram_qlen` plus what memory accounting would allow).
-const MAX_MESSAGES: usize = 512;
-/// A stream's message is appended to up to this size.
-const COALESCE: usize = 1 << 16;
-
-/// Messages that wait to be read.
 #[derive(Default)]
-pub struct Inbox {
-    messages: VecDeque<Message>,
+struct State {
+    packets: VecDeque<Packet>,
     bytes: usize,
-    /// A message's memory, kept for the next.
+    /// A packet's memory, kept for the next.
     spare: Vec<u8>,
+    /// Nothing more comes.
+    shut: bool,
+    /// The receiver is gone.
+    closed: bool,
+    /// Senders that wait for room.
+    blocked: Vec<Weak<Unix>>,
+}
+
+/// What has arrived at a packet socket.
+#[derive(Default)]
+pub struct Inbox(Mutex<State>);
+
+/// What is put into an inbox.
+pub struct Delivery<'a> {
+    pub sender: &'a Arc<Account>,
+    /// The sender's buffer.
+    pub capacity: usize,
+    pub from: &'a NameCell,
+    pub files: &'a mut Vec<Arc<File>>,
+    pub credentials: Option<Credentials>,
+    pub time: Option<(i64, i64)>,
+    /// Who is told when there is room, if the queue is full; those the receiver is connected to don't care.
+    pub blocked: Option<Weak<Unix>>,
 }
 
 impl Inbox {
-    pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
-    }
-
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Bytes of the first message, for `FIONREAD` of packet sockets.
-    pub fn first(&self) -> usize {
-        self.messages.front().map_or(0, |message| message.data.len() - message.at)
-    }
-
-    /// Whether there is room for something.
-    pub fn writable(&self, capacity: usize) -> bool {
-        self.bytes * 4 <= capacity * 3 && self.messages.len() < MAX_MESSAGES
-    }
-
-    /// Takes data in: a stream as much as there is room for, a packet all or nothing.
+    /// Takes a packet in.
     ///
     /// # Errors
-    /// `EAGAIN` when full, `EMSGSIZE` when a packet never fits, `EFAULT`, `ETOOMANYREFS`.
-    pub fn push(
-        &mut self,
-        buf: &mut IoBuf<'_>,
-        stream: bool,
-        capacity: usize,
-        ancillary: &mut Ancillary,
-        from: &Address,
-    ) -> SysResult<usize> {
-        let wanted = buf.remaining();
-        if !stream && wanted > capacity.min(MAX_MESSAGE) {
-            return Err(Errno::EMSGSIZE);
+    /// `ECONNREFUSED` when the receiver is gone, `EPIPE` when it reads no more, `EAGAIN` when it is full, `EFAULT`, `ETOOMANYREFS`.
+    pub fn push(&self, buf: &mut IoBuf<'_>, delivery: Delivery<'_>) -> SysResult<usize> {
+        let len = buf.remaining();
+        let mut state = self.0.lock();
+        if state.closed {
+            return Err(Errno::ECONNREFUSED);
         }
-        let room = capacity.saturating_sub(self.bytes);
-        if self.messages.len() >= MAX_MESSAGES || room == 0 || !stream && room < wanted {
+        if state.shut {
+            return Err(Errno::EPIPE);
+        }
+        if let Some(sender) = delivery.blocked
+            && state.packets.len() > MAX_QUEUED
+        {
+            if !state.blocked.iter().any(|other| other.ptr_eq(&sender)) {
+                state.blocked.push(sender);
+            }
             return Err(Errno::EAGAIN);
         }
-        let len = wanted.min(room).min(MAX_MESSAGE);
-        let appends = stream
-            && ancillary.files.is_empty()
-            && self.messages.back().is_some_and(|last| {
-                last.rights.is_empty() && last.credentials == ancillary.credentials && last.data.len() + len <= COALESCE
-            });
-        if appends && let Some(last) = self.messages.back_mut() {
-            let start = last.data.len();
-            last.data.resize(start + len, 0);
-            let result = buf.copy_in(last.data.get_mut(start..).unwrap_or_default());
-            last.data.truncate(start + result.unwrap_or(0));
-            self.bytes += result.unwrap_or(0);
-            return result;
-        }
-        let mut data = std::mem::take(&mut self.spare);
-        data.clear();
+        let mut data = std::mem::take(&mut state.spare);
         data.resize(len, 0);
-        let count = if len == 0 { 0 } else { buf.copy_in(&mut data)? };
-        if !stream && count < len {
-            return Err(Errno::EFAULT);
+        if len > 0 {
+            let start = buf.done();
+            let count = buf.copy_in(&mut data)?;
+            if count < len {
+                buf.rewind(start);
+                return Err(Errno::EFAULT);
+            }
         }
-        data.truncate(count);
-        let rights = Rights::new(std::mem::take(&mut ancillary.files))?;
-        self.bytes += count;
-        self.messages.push_back(Message { data, at: 0, rights, credentials: ancillary.credentials, from: from.clone() });
-        Ok(count)
+        let rights = if delivery.files.is_empty() { Rights::default() } else { Rights::new(std::mem::take(delivery.files))? };
+        delivery.sender.limit.store(delivery.capacity, Ordering::Relaxed);
+        let charge = Charge::new(delivery.sender, len + OVERHEAD);
+        let (credentials, time) = (delivery.credentials, delivery.time);
+        state.bytes += len;
+        state.packets.push_back(Packet { data, rights, credentials, from: delivery.from.clone(), time, _charge: charge });
+        Ok(len)
     }
 
-    fn drop_first(&mut self) {
-        if let Some(message) = self.messages.pop_front()
-            && message.data.capacity() <= COALESCE
-        {
-            self.spare = message.data;
-        }
-    }
-
-    /// Hands data out. A stream's data stops where other rights begin; a packet that doesn't fit is cut.
+    /// Hands out the first packet. `None` when there is none.
     ///
     /// # Errors
-    /// `EAGAIN` when there is nothing, `EFAULT`.
-    pub fn pop(&mut self, buf: &mut IoBuf<'_>, stream: bool, peek: bool) -> SysResult<Received> {
-        let mut received = Received::default();
-        let mut looked = 0;
-        while let Some(message) = self.messages.get_mut(looked) {
-            let first = received.count == 0 && looked == 0 && received.full == 0;
-            if !first && (!message.rights.is_empty() || !received.files.is_empty() || message.credentials != received.credentials)
-            {
-                break;
+    /// `EFAULT`: the packet is lost, as on Linux.
+    pub fn pop(&self, common: &Common, buf: &mut IoBuf<'_>, request: &Request) -> SysResult<Option<Received>> {
+        let mut state = self.0.lock();
+        if request.flags & c::MSG_PEEK != 0 {
+            let Some(packet) = state.packets.front() else { return Ok(None) };
+            let mut received = show(common, packet, buf, request)?;
+            if !packet.rights.files().is_empty() {
+                add_rights(&mut received, packet.rights.peek(), request);
             }
-            let rest = message.data.get(message.at..).unwrap_or_default();
-            let want = rest.len().min(buf.remaining());
-            let count = if want == 0 { 0 } else { buf.copy_out(rest.get(..want).unwrap_or_default())? };
-            received.full = if stream { received.full + count } else { rest.len() };
-            received.count += count;
-            if first {
-                received.credentials = message.credentials;
-                received.from = message.from.clone();
-            }
-            if peek {
-                received.files.extend(message.rights.0.iter().cloned());
-                looked += 1;
-                if !stream || buf.remaining() == 0 {
-                    break;
-                }
-                continue;
-            }
-            received.files.extend(message.rights.take());
-            let whole = message.data.len();
-            message.at += count;
-            if !stream {
-                self.bytes -= whole;
-                self.drop_first();
-                break;
-            }
-            self.bytes -= count;
-            if message.at < whole {
-                break;
-            }
-            self.drop_first();
-            if buf.remaining() == 0 {
-                break;
-            }
+            return Ok(Some(received));
         }
-        Ok(received)
+        let Some(mut packet) = state.packets.pop_front() else { return Ok(None) };
+        state.bytes -= packet.data.len();
+        let woken = if state.packets.len() <= MAX_QUEUED { std::mem::take(&mut state.blocked) } else { Vec::new() };
+        drop(state);
+        let result = show(common, &packet, buf, request).map(|mut received| {
+            if !packet.rights.files().is_empty() {
+                add_rights(&mut received, packet.rights.take(), request);
+            }
+            Some(received)
+        });
+        let spare = std::mem::take(&mut packet.data);
+        drop(packet);
+        if spare.capacity() <= SPARE {
+            self.0.lock().spare = spare;
+        }
+        wake(&woken);
+        result
     }
+
+    pub fn shut(&self) {
+        self.0.lock().shut = true;
+    }
+
+    /// Ends it and drops what has arrived; says whether there was anything.
+    pub fn close(&self) -> bool {
+        let (packets, blocked) = {
+            let mut state = self.0.lock();
+            (state.shut, state.closed) = (true, true);
+            (std::mem::take(&mut state.packets), std::mem::take(&mut state.blocked))
+        };
+        let unread = !packets.is_empty();
+        drop(packets);
+        wake(&blocked);
+        unread
+    }
+
+    /// Drops what has arrived.
+    pub fn purge(&self) {
+        let (packets, blocked) = {
+            let mut state = self.0.lock();
+            state.bytes = 0;
+            (std::mem::take(&mut state.packets), std::mem::take(&mut state.blocked))
+        };
+        drop(packets);
+        wake(&blocked);
+    }
+
+    /// Bytes of all packets, bytes of the first if there is one, and whether it is shut.
+    pub fn status(&self) -> (usize, Option<usize>, bool) {
+        let state = self.0.lock();
+        (state.bytes, state.packets.front().map(|packet| packet.data.len()), state.shut)
+    }
+
+    /// Whether one that isn't connected to may send; if not, it is told when it may.
+    pub fn has_room(&self, sender: &Weak<Unix>) -> bool {
+        let mut state = self.0.lock();
+        let full = state.packets.len() > MAX_QUEUED && !state.closed;
+        if full && !state.blocked.iter().any(|other| other.ptr_eq(sender)) {
+            state.blocked.push(sender.clone());
+        }
+        !full
+    }
+
+    /// Shows all files in it; `false` when it is in use.
+    pub fn files(&self, f: &mut dyn FnMut(&Arc<File>)) -> bool {
+        let Some(state) = self.0.try_lock() else { return false };
+        state.packets.iter().flat_map(|packet| packet.rights.files()).for_each(f);
+        true
+    }
+}
+
+fn wake(sockets: &[Weak<Unix>]) {
+    for socket in sockets.iter().filter_map(Weak::upgrade) {
+        socket.wake(PollEvents::WRITABLE);
+    }
+}
+
+fn add_rights(received: &mut Received, files: Vec<Arc<File>>, request: &Request) {
+    if request.control {
+        received.control.push(Control::Rights(files));
+    } else {
+        crate::rights::close_all(files);
+    }
+}
+
+/// Copies a packet out, with what the receiver wants to know of it.
+fn show(common: &Common, packet: &Packet, buf: &mut IoBuf<'_>, request: &Request) -> SysResult<Received> {
+    let want = packet.data.len().min(buf.remaining());
+    if want > 0 && buf.copy_out(packet.data.get(..want).unwrap_or_default())? < want {
+        return Err(Errno::EFAULT);
+    }
+    let mut received = Received { count: want, full: packet.data.len(), ..Received::default() };
+    if want < packet.data.len() {
+        received.flags |= c::MSG_TRUNC;
+    }
+    if request.name {
+        received.name = packet.from.get().map(|from| Address::to_name(Some(from)));
+    }
+    if request.control {
+        if let Some(time) = packet.time {
+            received.control.extend(socket::timestamp(common, time));
+        }
+        if common.is(Flag::PassCredentials) {
+            received.control.push(Control::Credentials(packet.credentials.unwrap_or(Credentials::NOBODY)));
+        }
+        if common.is(Flag::PassPidFd) {
+            received.control.push(Control::PidFd(packet.credentials.map_or(0, |sender| sender.pid)));
+        }
+    }
+    Ok(received)
 }

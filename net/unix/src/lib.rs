@@ -1,11 +1,19 @@
 //! AF_UNIX sockets (unix(7)).
 //!
-//! What is sent goes at once into the receiver's [`Inbox`]; a socket waits for its own inbox to fill and for its peer's to drain, both
-//! announced on its own wait queue. Locks: a socket's state before an inbox; never two inboxes.
+//! What is sent goes at once to the receiver: a stream's bytes into its [`Flow`], packets into its [`Inbox`]. A socket waits on its own
+//! queue, for what arrives and for room alike. Locks: a socket's state before a flow or an inbox; never two of those.
 #![forbid(unsafe_code)]
 
+mod address;
+mod connect;
+mod flow;
 mod inbox;
+mod names;
+mod rights;
 mod socket;
+#[cfg(test)]
+mod tests;
 
-pub use inbox::{Ancillary, Credentials, Received};
-pub use socket::{Address, Kind, Names, Shutdown, Socket};
+pub use address::Address;
+pub use names::Names;
+pub use socket::{Kind, Unix};

@@ -1,21 +1,23 @@
 //! Sockets.
 
 use std::any::Any;
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Weak};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
-use sync::{Mutex, WaitQueue};
+use auth::Kgid;
+use socket::{Caller, Common, Credentials, Flag, Name, OptionValue, Outgoing, Received, Request, Shutdown, Socket, word};
+use sync::Mutex;
 use usermem::{IoBuf, UserMemoryExt};
-use vfs::{Attr, FileOps, IoctlArg, new_ino};
+use vfs::{File, IoctlArg};
 
-use crate::inbox::{Ancillary, Credentials, Inbox, Received};
-
-/// Default of `SO_SNDBUF` and `SO_RCVBUF` (`net.core.wmem_default`).
-const BUFFER: usize = 212_992;
-/// Largest backlog (`net.core.somaxconn`).
-const MAX_BACKLOG: usize = 4096;
+use crate::address::{Address, NameCell};
+use crate::flow::{Flow, peeks};
+use crate::inbox::{Account, Delivery, Inbox};
+use crate::names::Names;
+use crate::rights::collect_if_due;
 
 /// Type of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,110 +53,115 @@ impl Kind {
     }
 }
 
-/// What a socket is bound to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Address {
-    #[default]
-    Unnamed,
-    Path(Vec<u8>),
-    /// Without the leading NUL.
-    Abstract(Vec<u8>),
+/// Who somebody was when a connection was made (`SO_PEERCRED`, `SO_PEERGROUPS`).
+#[derive(Clone)]
+pub(crate) struct Identity {
+    pub credentials: Credentials,
+    pub groups: Arc<[Kgid]>,
 }
 
-/// Abstract names in use; the values are [`Socket`]s.
-pub type Names = Mutex<BTreeMap<Vec<u8>, Weak<dyn Any + Send + Sync>>>;
-
-/// Which directions shutdown(2) closes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shutdown {
-    pub read: bool,
-    pub write: bool,
+impl Identity {
+    pub fn of(caller: &dyn Caller) -> Self {
+        Self { credentials: caller.credentials(), groups: caller.groups() }
+    }
 }
 
-enum Role {
-    /// New, or bound.
-    Fresh,
-    Listening {
-        backlog: usize,
-        pending: VecDeque<Arc<Socket>>,
-    },
-    Connected,
-    /// The peer is gone, or reset the connection.
-    Orphaned,
+/// A connection, as one end sees it. It never changes.
+pub(crate) struct Link {
+    pub peer: Weak<Unix>,
+    pub peer_name: NameCell,
+    pub peer_identity: Identity,
+    pub out: Incoming,
 }
 
-struct State {
-    role: Role,
-    /// A connected stream's other end; a datagram socket's default destination.
-    peer: Option<Weak<Socket>>,
-    peer_credentials: Credentials,
-    address: Address,
-    peer_address: Address,
-    shut: Shutdown,
-    /// The peer has shut down its writing side.
-    peer_shut_write: bool,
-    /// Pending error (`SO_ERROR`).
-    error: Option<Errno>,
-    send_buffer: usize,
-    pass_credentials: bool,
-    /// `SO_RCVTIMEO` and `SO_SNDTIMEO`, in nanoseconds; 0: none.
-    timeouts: [u64; 2],
+/// What arrives at a socket.
+#[derive(Clone)]
+pub(crate) enum Incoming {
+    Flow(Arc<Flow>),
+    Inbox(Arc<Inbox>),
+}
+
+impl Incoming {
+    pub fn shut(&self) {
+        match self {
+            Self::Flow(flow) => flow.shut(),
+            Self::Inbox(inbox) => inbox.shut(),
+        }
+    }
+
+    /// Bytes that wait, whether anything does, and whether nothing more comes.
+    fn status(&self) -> (usize, bool, bool) {
+        match self {
+            Self::Flow(flow) => {
+                let (bytes, shut) = flow.status();
+                (bytes, bytes > 0, shut)
+            }
+            Self::Inbox(inbox) => {
+                let (bytes, first, shut) = inbox.status();
+                (bytes, first.is_some(), shut)
+            }
+        }
+    }
+}
+
+pub(crate) struct Listening {
+    pub backlog: usize,
+    pub pending: VecDeque<Arc<Unix>>,
+    /// Who listens.
+    pub identity: Identity,
+    /// Those who wait for a place.
+    pub blocked: Vec<Weak<Unix>>,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub listening: Option<Listening>,
+    /// A datagram socket's default destination.
+    pub peer: Option<Weak<Unix>>,
+    /// For a pair of datagram sockets.
+    pub peer_identity: Option<Identity>,
+    pub shut: Shutdown,
 }
 
 /// A socket.
-pub struct Socket {
+pub struct Unix {
+    pub(crate) common: Common,
     kind: Kind,
-    ino: u64,
-    credentials: Credentials,
-    state: Mutex<State>,
-    inbox: Mutex<Inbox>,
-    queue: WaitQueue,
+    pub(crate) names: Arc<Names>,
+    pub(crate) address: NameCell,
+    pub(crate) link: OnceLock<Link>,
+    pub(crate) incoming: Incoming,
+    pub(crate) state: Mutex<State>,
+    pub(crate) account: Arc<Account>,
+    pub(crate) closed: AtomicBool,
+    pub(crate) itself: Weak<Self>,
 }
 
-const ALL: PollEvents = PollEvents::READABLE.union(PollEvents::WRITABLE).union(PollEvents::RDHUP);
+pub(crate) const ALL: PollEvents = PollEvents::READABLE.union(PollEvents::WRITABLE).union(PollEvents::RDHUP);
 
-impl Socket {
-    /// A socket made by somebody with `credentials`.
+impl Unix {
+    /// A socket of a namespace.
     #[must_use]
-    pub fn new(kind: Kind, credentials: Credentials) -> Arc<Self> {
-        let state = State {
-            role: Role::Fresh,
-            peer: None,
-            peer_credentials: Credentials::default(),
-            address: Address::Unnamed,
-            peer_address: Address::Unnamed,
-            shut: Shutdown::default(),
-            peer_shut_write: false,
-            error: None,
-            send_buffer: BUFFER,
-            pass_credentials: false,
-            timeouts: [0; 2],
-        };
-        Arc::new(Self {
+    pub fn new(names: &Arc<Names>, kind: Kind) -> Arc<Self> {
+        let common = Common::new(c::AF_UNIX, kind.raw(), 0);
+        let socket = Arc::new_cyclic(|itself| Self {
             kind,
-            ino: new_ino(),
-            credentials,
-            state: Mutex::new(state),
-            inbox: Mutex::default(),
-            queue: WaitQueue::default(),
-        })
-    }
-
-    fn marry(&self, peer: &Arc<Self>, credentials: Credentials, address: Address) {
-        let mut state = self.state.lock();
-        state.role = Role::Connected;
-        state.peer = Some(Arc::downgrade(peer));
-        state.peer_credentials = credentials;
-        state.peer_address = address;
-    }
-
-    /// socketpair(2).
-    #[must_use]
-    pub fn pair(kind: Kind, credentials: Credentials) -> (Arc<Self>, Arc<Self>) {
-        let (one, other) = (Self::new(kind, credentials), Self::new(kind, credentials));
-        one.marry(&other, credentials, Address::Unnamed);
-        other.marry(&one, credentials, Address::Unnamed);
-        (one, other)
+            names: names.clone(),
+            address: NameCell::default(),
+            link: OnceLock::new(),
+            incoming: if kind == Kind::Stream {
+                Incoming::Flow(Flow::new(&common.queue))
+            } else {
+                Incoming::Inbox(Arc::default())
+            },
+            state: Mutex::default(),
+            account: Account::new(&common.queue),
+            closed: AtomicBool::new(false),
+            itself: itself.clone(),
+            common,
+        });
+        names.enter(&socket);
+        socket
     }
 
     #[must_use]
@@ -162,554 +169,455 @@ impl Socket {
         self.kind
     }
 
-    fn is_stream(&self) -> bool {
-        self.kind == Kind::Stream
+    #[must_use]
+    pub fn ino(&self) -> u64 {
+        self.common.ino
     }
 
-    /// Gives it its name. The caller has made the file, or takes the abstract name by [`Socket::bind_abstract`].
-    ///
+    #[must_use]
+    pub fn address(&self) -> Option<&Address> {
+        self.address.get()
+    }
+
     /// # Errors
     /// `EINVAL` when it has one.
-    pub fn set_address(&self, address: Address) -> SysResult<()> {
-        let mut state = self.state.lock();
-        if state.address != Address::Unnamed {
-            return Err(Errno::EINVAL);
-        }
-        state.address = address;
-        Ok(())
+    pub(crate) fn set_address(&self, address: Address) -> SysResult<()> {
+        self.address.set(address).map_err(|_| Errno::EINVAL)
     }
 
-    /// Binds to an abstract name.
-    ///
-    /// # Errors
-    /// `EADDRINUSE`, `EINVAL`.
-    pub fn bind_abstract(self: &Arc<Self>, names: &Names, name: &[u8]) -> SysResult<()> {
-        let mut names = names.lock();
-        if names.get(name).is_some_and(|socket| socket.strong_count() > 0) {
-            return Err(Errno::EADDRINUSE);
-        }
-        // Amortised, so that many names don't make each bind slow.
-        if names.len().is_power_of_two() {
-            names.retain(|_, socket| socket.strong_count() > 0);
-        }
-        self.set_address(Address::Abstract(name.to_vec()))?;
-        names.insert(name.to_vec(), self.endpoint());
-        Ok(())
+    pub(crate) fn wake(&self, events: PollEvents) {
+        self.common.queue.wake(events);
     }
 
-    /// What is left at a name for [`Socket::found`].
+    /// The peer, if there is one.
     #[must_use]
-    pub fn endpoint(self: &Arc<Self>) -> Weak<dyn Any + Send + Sync> {
-        let any: Arc<dyn Any + Send + Sync> = self.clone();
-        Arc::downgrade(&any)
+    pub fn peer(&self) -> Option<Arc<Self>> {
+        match self.link.get() {
+            Some(link) => link.peer.upgrade(),
+            None => self.state.lock().peer.as_ref().and_then(Weak::upgrade),
+        }
     }
 
-    /// The socket behind a name.
-    ///
-    /// # Errors
-    /// `ECONNREFUSED` when it has been closed.
-    pub fn found(endpoint: &Weak<dyn Any + Send + Sync>) -> SysResult<Arc<Self>> {
-        endpoint.upgrade().and_then(|any| any.downcast().ok()).ok_or(Errno::ECONNREFUSED)
+    pub(crate) fn is_listening(&self) -> bool {
+        self.state.lock().listening.is_some()
     }
 
+    /// Flags and state for /proc/net/unix (`__SO_ACCEPTCON`, `SS_*`).
     #[must_use]
-    pub fn address(&self) -> Address {
-        self.state.lock().address.clone()
+    pub fn status(&self) -> (u32, u32) {
+        if self.is_listening() {
+            return (0x10000, 1);
+        }
+        (0, if self.link.get().is_some() || self.state.lock().peer.is_some() { 3 } else { 1 })
     }
 
-    /// # Errors
-    /// `ENOTCONN`
-    pub fn peer_address(&self) -> SysResult<Address> {
+    /// What waits to be read or accepted, and what may at most (for ss(8)).
+    #[must_use]
+    pub fn queues(&self) -> (usize, usize) {
         let state = self.state.lock();
-        match state.role {
-            Role::Connected | Role::Orphaned => Ok(state.peer_address.clone()),
-            _ => Err(Errno::ENOTCONN),
+        match &state.listening {
+            Some(listening) => (listening.pending.len(), listening.backlog),
+            None => (self.incoming.status().0, 0),
         }
     }
 
-    /// `SO_PEERCRED`
-    #[must_use]
-    pub fn peer_credentials(&self) -> Option<Credentials> {
-        let state = self.state.lock();
-        matches!(state.role, Role::Connected | Role::Orphaned).then_some(state.peer_credentials)
-    }
-
-    #[must_use]
-    pub fn is_listening(&self) -> bool {
-        matches!(self.state.lock().role, Role::Listening { .. })
-    }
-
-    /// `SO_ERROR`: takes the pending error.
-    #[must_use]
-    pub fn take_error(&self) -> Option<Errno> {
-        self.state.lock().error.take()
-    }
-
-    /// `SO_SNDBUF`, in bytes, as getsockopt(2) shows it.
-    #[must_use]
-    pub fn send_buffer(&self) -> usize {
-        self.state.lock().send_buffer
-    }
-
-    /// `SO_SNDBUF`: Linux doubles what it is given, within limits.
-    pub fn set_send_buffer(&self, bytes: usize) {
-        self.state.lock().send_buffer = bytes.min(BUFFER).saturating_mul(2).max(4608);
-    }
-
-    /// `SO_PASSCRED`
-    pub fn set_pass_credentials(&self, on: bool) {
-        self.state.lock().pass_credentials = on;
-    }
-
-    #[must_use]
-    pub fn pass_credentials(&self) -> bool {
-        self.state.lock().pass_credentials
-    }
-
-    /// `SO_RCVTIMEO` or else `SO_SNDTIMEO`, in nanoseconds; 0: none.
-    #[must_use]
-    pub fn timeout(&self, receive: bool) -> u64 {
-        let [receiving, sending] = self.state.lock().timeouts;
-        if receive { receiving } else { sending }
-    }
-
-    /// Sets what [`Socket::timeout`] says.
-    pub fn set_timeout(&self, receive: bool, ns: u64) {
-        let mut state = self.state.lock();
-        let [receiving, sending] = &mut state.timeouts;
-        *(if receive { receiving } else { sending }) = ns;
-    }
-
-    /// Where to wait for room at the peer: a datagram's receiver announces it on its own queue.
-    #[must_use]
-    pub fn send_queue(&self) -> Option<WaitQueue> {
-        if self.kind != Kind::Datagram {
-            return Some(self.queue.clone());
+    /// Whether this socket's own direction is shut.
+    fn write_shut(&self) -> bool {
+        match self.link.get() {
+            Some(link) => link.out.status().2,
+            None => self.state.lock().shut.write,
         }
-        let peer = self.state.lock().peer.as_ref().and_then(Weak::upgrade);
-        peer.map(|peer| peer.queue.clone())
     }
 
-    /// listen(2).
-    ///
-    /// # Errors
-    /// `EOPNOTSUPP` for datagrams, `EINVAL` when not bound or connected.
-    pub fn listen(&self, backlog: i32) -> SysResult<()> {
-        if self.kind == Kind::Datagram {
+    /// Bytes sent and not yet read.
+    fn unread_by_peer(&self) -> usize {
+        match (self.link.get(), self.kind) {
+            (Some(link), Kind::Stream) => link.out.status().0,
+            (None, Kind::Stream) => 0,
+            _ => self.account.used(),
+        }
+    }
+
+    fn send_stream(&self, buf: &mut IoBuf<'_>, message: &mut Outgoing<'_>) -> SysResult<usize> {
+        if message.flags & c::MSG_OOB != 0 {
             return Err(Errno::EOPNOTSUPP);
         }
-        // A negative backlog is a very large one (it is compared unsigned).
-        let limit = usize::try_from(backlog).unwrap_or(MAX_BACKLOG).min(MAX_BACKLOG);
-        let mut state = self.state.lock();
-        if state.address == Address::Unnamed {
-            return Err(Errno::EINVAL);
+        if message.to.is_some() {
+            return Err(if self.link.get().is_some() { Errno::EISCONN } else { Errno::EOPNOTSUPP });
         }
-        match &mut state.role {
-            Role::Fresh => state.role = Role::Listening { backlog: limit, pending: VecDeque::new() },
-            Role::Listening { backlog, .. } => *backlog = limit,
-            _ => return Err(Errno::EINVAL),
+        let link = self.link.get().ok_or_else(|| if self.write_shut() { Errno::EPIPE } else { Errno::ENOTCONN })?;
+        let Incoming::Flow(out) = &link.out else { return Err(Errno::ENOTCONN) };
+        if buf.remaining() == 0 {
+            return if out.is_shut() { Err(Errno::EPIPE) } else { Ok(0) };
         }
-        drop(state);
-        self.queue.wake(ALL);
-        Ok(())
+        let credentials = self.sender(message, || link.peer.upgrade());
+        out.push(buf, self.common.send_buffer() as usize, &mut message.files, credentials)
     }
 
-    /// accept(2): the next connection.
-    ///
-    /// # Errors
-    /// `EAGAIN`, `EINVAL` when not listening, `EOPNOTSUPP`.
-    pub fn accept(&self) -> SysResult<Arc<Self>> {
-        if self.kind == Kind::Datagram {
-            return Err(Errno::EOPNOTSUPP);
+    /// Who is said to be the sender: who it says it is; itself when one of both sides wants to know.
+    fn sender(&self, message: &Outgoing<'_>, peer: impl FnOnce() -> Option<Arc<Self>>) -> Option<Credentials> {
+        let asks = |common: &Common| common.is(Flag::PassCredentials) || common.is(Flag::PassPidFd);
+        if message.credentials.is_some() {
+            return message.credentials;
         }
-        let mut state = self.state.lock();
-        let shut = state.shut.read;
-        let Role::Listening { pending, .. } = &mut state.role else { return Err(Errno::EINVAL) };
-        let next = pending.pop_front();
-        drop(state);
-        if next.is_some() {
-            self.queue.wake(PollEvents::WRITABLE);
-        }
-        next.ok_or(if shut { Errno::EINVAL } else { Errno::EAGAIN })
+        let caller = message.caller?;
+        (asks(&self.common) || peer().is_some_and(|peer| asks(&peer.common))).then(|| caller.credentials())
     }
 
-    /// Where connectors wait for room in the backlog.
-    #[must_use]
-    pub fn own_queue(&self) -> &WaitQueue {
-        &self.queue
-    }
-
-    /// connect(2) to the socket that `address` names.
-    ///
-    /// # Errors
-    /// `ECONNREFUSED`, `EPROTOTYPE`, `EISCONN`, `EAGAIN` when the backlog is full (wait on the listener's queue), `EINVAL`.
-    pub fn connect(self: &Arc<Self>, listener: &Arc<Self>, address: &Address) -> SysResult<()> {
-        if listener.kind != self.kind {
-            return Err(Errno::EPROTOTYPE);
-        }
-        if self.kind == Kind::Datagram {
-            self.marry(listener, listener.credentials, address.clone());
-            return Ok(());
-        }
-        let own_address = {
-            let state = self.state.lock();
-            match state.role {
-                Role::Fresh => {}
-                Role::Connected | Role::Orphaned => return Err(Errno::EISCONN),
-                Role::Listening { .. } => return Err(Errno::EINVAL),
+    /// Who receives a packet.
+    fn destination(&self, message: &Outgoing<'_>) -> SysResult<Arc<Self>> {
+        if self.kind == Kind::SeqPacket {
+            if let Some(error) = self.common.take_error() {
+                return Err(error);
             }
-            state.address.clone()
-        };
-        let server = Self::new(self.kind, listener.credentials);
-        let mut theirs = listener.state.lock();
-        let (name, pass) = (theirs.address.clone(), theirs.pass_credentials);
-        if theirs.shut.read {
+            let link = self.link.get().ok_or(Errno::ENOTCONN)?;
+            return link.peer.upgrade().ok_or(Errno::EPIPE);
+        }
+        if let Some(to) = message.to {
+            let address = Address::parse(to)?.ok_or(Errno::EINVAL)?;
+            let found = self.find(message.caller.ok_or(Errno::EINVAL)?, &address)?;
+            return if found.kind == self.kind { Ok(found) } else { Err(Errno::EPROTOTYPE) };
+        }
+        let mut state = self.state.lock();
+        let peer = state.peer.as_ref().ok_or(Errno::ENOTCONN)?;
+        let alive = peer.upgrade().filter(|peer| !peer.closed.load(Ordering::Acquire));
+        // Told once: then it isn't connected any more.
+        if alive.is_none() && !state.shut.write {
+            state.peer = None;
             return Err(Errno::ECONNREFUSED);
         }
-        let Role::Listening { backlog, pending } = &mut theirs.role else { return Err(Errno::ECONNREFUSED) };
-        if pending.len() > *backlog {
-            return Err(Errno::EAGAIN);
-        }
-        pending.push_back(server.clone());
-        server.state.lock().address = name;
-        server.state.lock().pass_credentials = pass;
-        server.marry(self, self.credentials, own_address);
-        drop(theirs);
-        self.marry(&server, listener.credentials, address.clone());
-        listener.queue.wake(PollEvents::READABLE);
-        self.queue.wake(ALL);
-        Ok(())
+        alive.ok_or(Errno::EPIPE)
     }
 
-    /// connect(2) with `AF_UNSPEC`: a datagram socket has no default destination any more.
-    ///
-    /// # Errors
-    /// `EINVAL` for others.
-    pub fn disconnect(&self) -> SysResult<()> {
-        if self.kind != Kind::Datagram {
-            return Err(Errno::EINVAL);
+    fn send_packet(&self, buf: &mut IoBuf<'_>, message: &mut Outgoing<'_>) -> SysResult<usize> {
+        if message.flags & c::MSG_OOB != 0 {
+            return Err(Errno::EOPNOTSUPP);
         }
-        let mut state = self.state.lock();
-        state.peer = None;
-        state.role = Role::Fresh;
-        Ok(())
-    }
-
-    /// shutdown(2), connected or not.
-    pub fn shutdown(&self, how: Shutdown) {
-        let mut state = self.state.lock();
-        state.shut.read |= how.read;
-        state.shut.write |= how.write;
-        let peer = if self.kind == Kind::Datagram { None } else { state.peer.as_ref().and_then(Weak::upgrade) };
-        drop(state);
-        if let Some(peer) = peer {
-            let mut theirs = peer.state.lock();
-            theirs.peer_shut_write |= how.write;
-            theirs.shut.write |= how.read;
-            drop(theirs);
-            peer.queue.wake(ALL | PollEvents::HUP);
+        let peer = self.destination(message)?;
+        if self.common.is(Flag::PassCredentials) && self.address().is_none() && self.kind == Kind::Datagram {
+            self.autobind()?;
         }
-        self.queue.wake(ALL | PollEvents::HUP);
-    }
-
-    /// Who receives what is sent to `to`, or to the peer.
-    fn destination(&self, to: Option<&Arc<Self>>) -> SysResult<(Arc<Self>, usize, Address)> {
-        let mut state = self.state.lock();
-        if let Some(error) = state.error.take() {
+        let capacity = self.common.send_buffer() as usize;
+        if buf.remaining() > capacity.saturating_sub(32) {
+            return Err(Errno::EMSGSIZE);
+        }
+        if let Some(error) = self.common.take_error() {
             return Err(error);
         }
-        if state.shut.write {
+        if self.write_shut() {
             return Err(Errno::EPIPE);
         }
-        let found = match (to, &state.role) {
-            (Some(_), Role::Connected | Role::Orphaned) if self.kind != Kind::Datagram => return Err(Errno::EISCONN),
-            (Some(_), _) if self.kind != Kind::Datagram => return Err(Errno::EOPNOTSUPP),
-            (Some(to), _) => Some(to.clone()),
-            (None, Role::Connected) => state.peer.as_ref().and_then(Weak::upgrade),
-            (None, Role::Orphaned) => None,
-            (None, _) => return Err(Errno::ENOTCONN),
+        if self.account.used() >= capacity {
+            return Err(Errno::EAGAIN);
+        }
+        let theirs = (peer.kind == Kind::Datagram).then(|| peer.state.lock().peer.clone()).flatten();
+        let connected_here = theirs.as_ref().is_some_and(|theirs| theirs.ptr_eq(&self.itself));
+        if theirs.is_some() && !connected_here {
+            return Err(Errno::EPERM);
+        }
+        let Incoming::Inbox(inbox) = &peer.incoming else { return Err(Errno::EPROTOTYPE) };
+        let mutual = connected_here || self.kind == Kind::SeqPacket || std::ptr::eq(&raw const *peer, self);
+        let delivery = Delivery {
+            sender: &self.account,
+            capacity,
+            from: &self.address,
+            credentials: self.sender(message, || Some(peer.clone())),
+            files: &mut message.files,
+            time: socket::arrival(&peer.common),
+            blocked: (!mutual).then(|| self.itself.clone()),
         };
-        match found {
-            Some(peer) => Ok((peer, state.send_buffer, state.address.clone())),
-            None if self.kind == Kind::Datagram => Err(Errno::ECONNREFUSED),
-            None => Err(Errno::EPIPE),
-        }
-    }
-
-    /// Sends, with what travels with it. Never waits.
-    ///
-    /// # Errors
-    /// `EAGAIN` (wait on [`Socket::send_queue`] or the destination's own), `EPIPE`, `ENOTCONN`, `ECONNREFUSED`, `EMSGSIZE`,
-    /// `EISCONN`, `EPROTOTYPE`, `ETOOMANYREFS`, `EFAULT`.
-    pub fn send(&self, buf: &mut IoBuf<'_>, to: Option<&Arc<Self>>, ancillary: &mut Ancillary) -> SysResult<usize> {
-        let (peer, capacity, from) = self.destination(to)?;
-        if peer.kind != self.kind {
-            return Err(Errno::EPROTOTYPE);
-        }
-        let refuses = {
-            let theirs = peer.state.lock();
-            theirs.shut.read
-        };
-        if refuses {
-            return Err(Errno::EPIPE);
-        }
-        if buf.remaining() == 0 && self.is_stream() {
-            return Ok(0);
-        }
-        let count = peer.inbox.lock().push(buf, self.is_stream(), capacity, ancillary, &from)?;
-        peer.queue.wake(PollEvents::READABLE);
+        let count = inbox.push(buf, delivery)?;
+        peer.wake(PollEvents::READABLE);
         Ok(count)
     }
 
-    /// Receives. Never waits.
-    ///
-    /// # Errors
-    /// `EAGAIN`, `ENOTCONN`, `EINVAL`, `EFAULT`, `ECONNRESET`.
-    pub fn receive(&self, buf: &mut IoBuf<'_>, peek: bool) -> SysResult<Received> {
-        let mut inbox = self.inbox.lock();
-        if inbox.is_empty() {
-            drop(inbox);
-            let mut state = self.state.lock();
-            if let Some(error) = state.error.take() {
-                return Err(error);
-            }
-            return match state.role {
-                Role::Fresh | Role::Listening { .. } if self.kind != Kind::Datagram => {
-                    Err(if self.is_stream() { Errno::EINVAL } else { Errno::ENOTCONN })
-                }
-                Role::Orphaned => Ok(Received::default()),
-                _ if state.shut.read || state.peer_shut_write => Ok(Received::default()),
-                _ => Err(Errno::EAGAIN),
-            };
+    fn receive_stream(&self, flow: &Flow, buf: &mut IoBuf<'_>, request: &Request) -> SysResult<Received> {
+        if request.flags & c::MSG_OOB != 0 {
+            return Err(Errno::EINVAL);
         }
-        let received = inbox.pop(buf, self.is_stream(), peek)?;
-        drop(inbox);
-        if !peek {
-            self.room_again();
+        let Some(link) = self.link.get() else { return Err(Errno::EINVAL) };
+        let pass = self.common.is(Flag::PassCredentials);
+        // Nothing is asked for, but whether something is there decides.
+        if buf.remaining() == 0 && flow.status().0 > 0 {
+            return Ok(Received::default());
+        }
+        let offset = usize::try_from(self.common.peek_offset.load(Ordering::Relaxed)).ok();
+        let taken = if peeks(request) {
+            flow.peek(buf, offset.unwrap_or(request.copied), request, pass)?
+        } else {
+            let peer = link.peer.upgrade();
+            flow.take(buf, request, pass, peer.as_ref().map(|peer| &peer.common.queue))?
+        };
+        let Some(mut received) = taken else { return self.end_of_stream(flow, request) };
+        if let Some(offset) = offset {
+            let moved = if peeks(request) { offset + received.count } else { offset.saturating_sub(received.count) };
+            self.common.peek_offset.store(i32::try_from(moved).unwrap_or(i32::MAX), Ordering::Relaxed);
+        }
+        if request.name {
+            received.name = link.peer_name.get().map(|name| Address::to_name(Some(name)));
         }
         Ok(received)
     }
 
-    /// Tells who may wait for room in our inbox: the peer, and senders of datagrams (they wait on our own queue).
-    fn room_again(&self) {
-        let peer = self.state.lock().peer.as_ref().and_then(Weak::upgrade);
-        if let Some(peer) = peer {
-            peer.queue.wake(PollEvents::WRITABLE);
-        }
-        if self.kind == Kind::Datagram {
-            self.queue.wake(PollEvents::WRITABLE);
-        }
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        let unread = !self.inbox.get_mut().is_empty();
-        let state = self.state.get_mut();
-        let waiting = match &mut state.role {
-            Role::Listening { pending, .. } => std::mem::take(pending),
-            _ => VecDeque::new(),
-        };
-        // Connections that nobody accepted end when they are dropped.
-        drop(waiting);
-        if self.kind != Kind::Datagram
-            && let Some(peer) = state.peer.take().and_then(|peer| peer.upgrade())
+    /// What a stream that has nothing to read says.
+    fn end_of_stream(&self, flow: &Flow, request: &Request) -> SysResult<Received> {
+        if request.copied == 0
+            && let Some(error) = self.common.take_error()
         {
-            let mut theirs = peer.state.lock();
-            theirs.role = Role::Orphaned;
-            theirs.peer_shut_write = true;
-            if unread {
-                theirs.error = Some(Errno::ECONNRESET);
-            }
-            drop(theirs);
-            peer.queue.wake(ALL | PollEvents::HUP);
+            return Err(error);
         }
-        self.queue.wake(ALL | PollEvents::HUP);
-    }
-}
-
-impl FileOps for Socket {
-    fn is_stream(&self) -> bool {
-        true
+        // A peek that has seen all waits for more only if more can come.
+        if flow.is_shut() { Ok(Received::default()) } else { Err(Errno::EAGAIN) }
     }
 
-    fn read(&self, buf: &mut IoBuf<'_>, _: u64) -> SysResult<usize> {
-        if buf.remaining() == 0 && self.is_stream() {
-            return Ok(0);
+    fn receive_packet(&self, inbox: &Inbox, buf: &mut IoBuf<'_>, request: &Request) -> SysResult<Received> {
+        if request.flags & c::MSG_OOB != 0 {
+            return Err(Errno::EOPNOTSUPP);
         }
-        self.receive(buf, false).map(|received| received.count)
+        if self.kind == Kind::SeqPacket && self.link.get().is_none() {
+            return Err(Errno::ENOTCONN);
+        }
+        if let Some(error) = self.common.take_error() {
+            return Err(error);
+        }
+        if let Some(received) = inbox.pop(&self.common, buf, request)? {
+            return Ok(received);
+        }
+        let ends = self.kind == Kind::SeqPacket || request.flags & c::MSG_DONTWAIT == 0;
+        if ends && inbox.status().2 { Ok(Received::default()) } else { Err(Errno::EAGAIN) }
     }
 
-    fn write(&self, buf: &mut IoBuf<'_>, _: u64) -> SysResult<usize> {
-        self.send(buf, None, &mut Ancillary { files: Vec::new(), credentials: self.credentials })
+    /// Shows all files that wait in this socket's queue, or in those of connections that wait for it; `false` when one is in use.
+    pub(crate) fn queued_files(&self, f: &mut dyn FnMut(&Arc<File>)) -> bool {
+        let Some(state) = self.state.try_lock() else { return false };
+        // Connections that nobody has accepted have none that wait for them: they can't listen.
+        let pending = state.listening.iter().flat_map(|listening| listening.pending.iter().map(|socket| &socket.incoming));
+        std::iter::once(&self.incoming).chain(pending).all(|incoming| match incoming {
+            Incoming::Flow(flow) => flow.files(f),
+            Incoming::Inbox(inbox) => inbox.files(f),
+        })
     }
 
-    fn poll(&self) -> PollEvents {
-        let (mut events, peer, capacity) = {
-            let state = self.state.lock();
-            let mut events = PollEvents::empty();
-            if state.error.is_some() {
-                events |= PollEvents::ERR;
+    /// Drops what waits in this socket's queues; returns connections that nobody can accept any more.
+    pub(crate) fn purge(&self) -> VecDeque<Arc<Self>> {
+        match &self.incoming {
+            Incoming::Flow(flow) => {
+                flow.close();
             }
-            match &state.role {
-                Role::Listening { pending, .. } => {
-                    if !pending.is_empty() {
-                        events |= PollEvents::READABLE;
-                    }
-                    return events;
-                }
-                Role::Fresh if self.kind != Kind::Datagram => {
-                    return events | PollEvents::OUT | PollEvents::WRNORM | PollEvents::HUP;
-                }
-                _ => {}
-            }
-            let orphaned = matches!(state.role, Role::Orphaned);
-            if orphaned || state.peer_shut_write || state.shut.read {
-                events |= PollEvents::READABLE | PollEvents::RDHUP;
-            }
-            if orphaned || state.shut.write && (state.shut.read || state.peer_shut_write) {
-                events |= PollEvents::HUP;
-            }
-            (events, state.peer.as_ref().and_then(Weak::upgrade), state.send_buffer)
-        };
-        if !self.inbox.lock().is_empty() {
+            Incoming::Inbox(inbox) => inbox.purge(),
+        }
+        let pending = self.state.lock().listening.as_mut().map(|listening| std::mem::take(&mut listening.pending));
+        let pending = pending.unwrap_or_default();
+        pending.iter().for_each(|socket| socket.close());
+        pending
+    }
+
+    fn poll_stream(&self, flow: &Flow) -> PollEvents {
+        if let Some(listening) = &self.state.lock().listening {
+            let readable = !listening.pending.is_empty();
+            return if readable { PollEvents::READABLE } else { PollEvents::empty() };
+        }
+        let mut events = PollEvents::empty();
+        let (unread, shut) = flow.status();
+        if unread > 0 || shut {
             events |= PollEvents::READABLE;
         }
-        if peer.is_none_or(|peer| peer.inbox.lock().writable(capacity)) {
-            events |= PollEvents::WRITABLE;
+        if shut {
+            events |= PollEvents::RDHUP;
+        }
+        events | self.writability(shut)
+    }
+
+    fn poll_packet(&self, inbox: &Inbox) -> PollEvents {
+        let peer = {
+            let state = self.state.lock();
+            if let Some(listening) = &state.listening {
+                let readable = !listening.pending.is_empty();
+                return if readable { PollEvents::READABLE } else { PollEvents::empty() };
+            }
+            state.peer.as_ref().and_then(Weak::upgrade)
+        };
+        let mut events = PollEvents::empty();
+        let (_, first, shut) = inbox.status();
+        if first.is_some() || shut {
+            events |= PollEvents::READABLE;
+        }
+        if shut {
+            events |= PollEvents::RDHUP;
+        }
+        events |= self.writability(shut);
+        if events.contains(PollEvents::OUT)
+            && let Some(peer) = peer
+            && !peer.state.lock().peer.as_ref().is_some_and(|theirs| theirs.ptr_eq(&self.itself))
+            && let Incoming::Inbox(theirs) = &peer.incoming
+            && !theirs.has_room(&self.itself)
+        {
+            events -= PollEvents::WRITABLE | PollEvents::WRBAND;
         }
         events
     }
 
-    fn can_signal(&self) -> bool {
-        true
+    /// Hang-up and room.
+    fn writability(&self, read_shut: bool) -> PollEvents {
+        let mut events = PollEvents::empty();
+        if read_shut && self.write_shut() || self.kind != Kind::Datagram && self.link.get().is_none() {
+            events |= PollEvents::HUP;
+        }
+        if self.unread_by_peer() * 4 <= self.common.send_buffer() as usize {
+            events |= PollEvents::WRITABLE | PollEvents::WRBAND;
+        }
+        events
     }
 
-    fn wait_queue(&self) -> Option<&WaitQueue> {
-        Some(&self.queue)
+    /// Who the peer was, for `SO_PEERCRED` and the like.
+    fn peer_identity(&self) -> Option<Identity> {
+        if let Some(link) = self.link.get() {
+            return Some(link.peer_identity.clone());
+        }
+        let state = self.state.lock();
+        state.listening.as_ref().map(|listening| listening.identity.clone()).or_else(|| state.peer_identity.clone())
+    }
+}
+
+impl Drop for Unix {
+    fn drop(&mut self) {
+        // One that no descriptor has ever referred to.
+        self.end();
+    }
+}
+
+impl Socket for Unix {
+    fn common(&self) -> &Common {
+        &self.common
     }
 
-    fn ioctl(&self, arg: &IoctlArg<'_>) -> SysResult<u64> {
+    fn is_stream(&self) -> bool {
+        self.kind == Kind::Stream
+    }
+
+    fn bind(self: Arc<Self>, caller: &dyn Caller, address: &[u8]) -> SysResult<()> {
+        self.bind_to(caller, address)
+    }
+
+    fn connect(self: Arc<Self>, caller: &dyn Caller, address: &[u8]) -> SysResult<()> {
+        self.connect_to(caller, address)
+    }
+
+    fn listen(self: Arc<Self>, caller: &dyn Caller, backlog: i32) -> SysResult<()> {
+        self.start_listening(caller, backlog)
+    }
+
+    fn accept(&self) -> SysResult<(Arc<dyn Socket>, Name)> {
+        let accepted = self.take_pending()?;
+        let name = accepted.peer_name().unwrap_or_default();
+        Ok((accepted, name))
+    }
+
+    fn name(&self) -> SysResult<Name> {
+        Ok(Address::to_name(self.address()))
+    }
+
+    fn peer_name(&self) -> SysResult<Name> {
+        match self.link.get() {
+            Some(link) => Ok(Address::to_name(link.peer_name.get())),
+            None => self.peer().map(|peer| Address::to_name(peer.address())).ok_or(Errno::ENOTCONN),
+        }
+    }
+
+    fn send(&self, buf: &mut IoBuf<'_>, message: &mut Outgoing<'_>) -> SysResult<usize> {
+        let search = !message.files.is_empty();
+        let result = if self.kind == Kind::Stream { self.send_stream(buf, message) } else { self.send_packet(buf, message) };
+        if search {
+            collect_if_due();
+        }
+        result
+    }
+
+    fn receive(&self, buf: &mut IoBuf<'_>, request: &Request) -> SysResult<Received> {
+        match &self.incoming {
+            Incoming::Flow(flow) => self.receive_stream(flow, buf, request),
+            Incoming::Inbox(inbox) => self.receive_packet(inbox, buf, request),
+        }
+    }
+
+    fn shutdown(&self, how: Shutdown) -> SysResult<()> {
+        let linked = self.link.get();
+        if how.read {
+            self.incoming.shut();
+        }
+        match linked {
+            Some(link) if how.write => link.out.shut(),
+            Some(_) => {}
+            None => {
+                let mut state = self.state.lock();
+                state.shut.read |= how.read;
+                state.shut.write |= how.write;
+            }
+        }
+        if let Some(peer) = linked.and_then(|link| link.peer.upgrade()) {
+            peer.wake(ALL | PollEvents::HUP);
+        }
+        self.wake(ALL | PollEvents::HUP);
+        Ok(())
+    }
+
+    fn option(&self, level: i32, name: i32, room: usize) -> SysResult<OptionValue> {
+        if level != c::SOL_SOCKET {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        match name {
+            c::SO_ACCEPTCONN => Ok(word(self.is_listening().into())),
+            c::SO_PEERCRED => match self.peer_identity() {
+                Some(peer) => Ok(OptionValue::from_slice(&peer.credentials.to_bytes())),
+                None => socket::get_option(&self.common, name),
+            },
+            c::SO_PEERGROUPS => {
+                let groups = self.peer_identity().ok_or(Errno::ENODATA)?.groups;
+                // The handler tells the caller how much there would have been.
+                if room < groups.len() * 4 {
+                    return Err(Errno::ERANGE);
+                }
+                Ok(groups.iter().flat_map(|group| group.0.to_le_bytes()).collect())
+            }
+            _ => socket::get_option(&self.common, name),
+        }
+    }
+
+    fn set_option(&self, caller: &dyn Caller, level: i32, name: i32, value: &[u8]) -> SysResult<()> {
+        if level != c::SOL_SOCKET {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        socket::set_option(&self.common, caller, name, value)
+    }
+
+    fn poll(&self) -> PollEvents {
+        let error = if self.common.has_error() { PollEvents::ERR } else { PollEvents::empty() };
+        error
+            | match &self.incoming {
+                Incoming::Flow(flow) => self.poll_stream(flow),
+                Incoming::Inbox(inbox) => self.poll_packet(inbox),
+            }
+    }
+
+    fn ioctl(&self, _: Option<&dyn Caller>, arg: &IoctlArg<'_>) -> SysResult<u64> {
         let bytes = match u64::from(arg.cmd) {
             c::FIONREAD if self.is_listening() => return Err(Errno::EINVAL),
-            c::FIONREAD if self.is_stream() => self.inbox.lock().bytes(),
-            c::FIONREAD => self.inbox.lock().first(),
-            c::TIOCOUTQ => {
-                let peer = self.state.lock().peer.as_ref().and_then(Weak::upgrade);
-                peer.map_or(0, |peer| peer.inbox.lock().bytes())
-            }
+            c::FIONREAD => match &self.incoming {
+                Incoming::Inbox(inbox) if self.kind == Kind::Datagram => inbox.status().1.unwrap_or(0),
+                incoming => incoming.status().0,
+            },
+            c::TIOCOUTQ => self.unread_by_peer(),
             _ => return Err(Errno::ENOTTY),
         };
         arg.memory.write(arg.arg, &i32::try_from(bytes).unwrap_or(i32::MAX).to_le_bytes())?;
         Ok(0)
     }
 
-    fn anonymous_attr(&self) -> Attr {
-        Attr { dev: 8, ino: self.ino, nlink: 1, mode: c::S_IFSOCK | 0o777, ..Attr::default() }
+    fn close(&self) {
+        self.end();
     }
 
-    fn describe(&self) -> String {
-        format!("socket:[{}]", self.ino)
-    }
-
-    fn as_any(&self) -> &dyn Any {
+    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
         self
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use vfs::File;
-
-    const NOBODY: Credentials = Credentials { pid: 1, uid: 0, gid: 0 };
-
-    fn send(socket: &Socket, bytes: &[u8], files: Vec<Arc<File>>) -> SysResult<usize> {
-        socket.send(&mut IoBuf::kernel(bytes), None, &mut Ancillary { files, credentials: NOBODY })
-    }
-
-    fn receive(socket: &Socket, room: usize) -> SysResult<(Vec<u8>, Received)> {
-        let mut bytes = vec![0; room];
-        let received = socket.receive(&mut IoBuf::kernel_mut(&mut bytes), false)?;
-        bytes.truncate(received.count);
-        Ok((bytes, received))
-    }
-
-    #[test]
-    fn streams_join_and_packets_are_cut() {
-        let (a, b) = Socket::pair(Kind::Stream, NOBODY);
-        send(&a, b"ab", vec![]).unwrap();
-        send(&a, b"cd", vec![]).unwrap();
-        assert_eq!(receive(&b, 3).unwrap().0, b"abc");
-        assert_eq!(receive(&b, 3).unwrap().0, b"d");
-        assert!(receive(&b, 3).is_err());
-        let (a, b) = Socket::pair(Kind::SeqPacket, NOBODY);
-        send(&a, b"abc", vec![]).unwrap();
-        send(&a, b"", vec![]).unwrap();
-        send(&a, b"x", vec![]).unwrap();
-        let (bytes, received) = receive(&b, 2).unwrap();
-        assert_eq!((bytes.as_slice(), received.full), (&b"ab"[..], 3));
-        assert_eq!(receive(&b, 2).unwrap().0, b"");
-        assert_eq!(receive(&b, 2).unwrap().0, b"x");
-    }
-
-    #[test]
-    fn rights_come_with_the_first_byte_and_stop_a_read() {
-        let (a, b) = Socket::pair(Kind::Stream, NOBODY);
-        let file = File::new(a.clone(), None, c::O_RDWR);
-        send(&a, b"1", vec![]).unwrap();
-        send(&a, b"2", vec![file]).unwrap();
-        send(&a, b"3", vec![]).unwrap();
-        let (bytes, first) = receive(&b, 9).unwrap();
-        assert_eq!((bytes.as_slice(), first.files.len()), (&b"1"[..], 0));
-        let (bytes, second) = receive(&b, 9).unwrap();
-        assert_eq!((bytes.as_slice(), second.files.len()), (&b"2"[..], 1));
-        assert_eq!(receive(&b, 9).unwrap().0, b"3");
-    }
-
-    #[test]
-    fn connections_are_accepted_reset_and_ended() {
-        let names = Names::default();
-        let listener = Socket::new(Kind::Stream, NOBODY);
-        listener.bind_abstract(&names, b"x").unwrap();
-        assert_eq!(Socket::new(Kind::Stream, NOBODY).bind_abstract(&names, b"x"), Err(Errno::EADDRINUSE));
-        let client = Socket::new(Kind::Stream, NOBODY);
-        let address = Address::Abstract(b"x".to_vec());
-        assert_eq!(client.connect(&listener, &address), Err(Errno::ECONNREFUSED));
-        listener.listen(1).unwrap();
-        client.connect(&listener, &address).unwrap();
-        assert!(listener.poll().contains(PollEvents::IN));
-        let server = listener.accept().unwrap();
-        send(&client, b"hi", vec![]).unwrap();
-        assert_eq!(receive(&server, 9).unwrap().0, b"hi");
-        send(&server, b"unread", vec![]).unwrap();
-        drop(client);
-        assert_eq!(receive(&server, 9).err(), Some(Errno::ECONNRESET));
-        assert_eq!(receive(&server, 9).unwrap().0, b"");
-        assert_eq!(send(&server, b"x", vec![]), Err(Errno::EPIPE));
-    }
-
-    #[test]
-    fn a_long_chain_of_sockets_in_flight_ends_without_nesting() {
-        let thread = std::thread::Builder::new().stack_size(256 << 10).spawn(|| {
-            let (mut last, _) = Socket::pair(Kind::Stream, NOBODY);
-            for _ in 0..10_000 {
-                let (a, b) = Socket::pair(Kind::Stream, NOBODY);
-                send(&a, b"x", vec![File::new(last, None, c::O_RDWR)]).unwrap();
-                last = b;
-            }
-        });
-        thread.unwrap().join().unwrap();
-    }
-
-    #[test]
-    fn a_full_inbox_blocks_and_room_wakes() {
-        let (a, b) = Socket::pair(Kind::Stream, NOBODY);
-        let big = vec![7; 1 << 20];
-        assert_eq!(send(&a, &big, vec![]), Ok(BUFFER));
-        assert_eq!(send(&a, &big, vec![]), Err(Errno::EAGAIN));
-        assert!(!a.poll().contains(PollEvents::OUT));
-        assert_eq!(receive(&b, 1 << 20).unwrap().1.count, BUFFER);
-        assert!(a.poll().contains(PollEvents::OUT));
     }
 }

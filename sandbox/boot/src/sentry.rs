@@ -79,7 +79,8 @@ fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<Launcher, B
         .map_err(failed("cannot start the platform", " (it needs seccomp user notifications: Linux 5.19 or newer)"))?;
     jail::filter(config.writes_to_host()).map_err(failed("cannot filter system calls", ""))?;
 
-    let kernel = Kernel::new(Box::new(platform), syscalls::dispatch);
+    let kernel =
+        Kernel::new(Box::new(platform), syscalls::dispatch, Arc::new(netns::Namespace::new(auth::UserNamespace::initial())));
     kernel.set_trace(config.strace);
     if let Some(name) = &config.hostname {
         *kernel.hostname.lock() = name.clone().into_bytes();

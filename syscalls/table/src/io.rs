@@ -3,6 +3,7 @@
 use abi::poll::PollEvents;
 use abi::signal::SigInfo;
 use abi::{Errno, SysResult, c, nr};
+use socket::SocketFile;
 use task::Current;
 use usermem::{IoBuf, UserMemoryExt};
 use vfs::File;
@@ -34,6 +35,9 @@ fn vector(t: &Current, a: [u64; 6]) -> SysResult<IoBuf<'_>> {
 
 /// Reads, waiting for data if the file isn't non-blocking.
 pub fn read(t: &Current, file: &File, buf: &mut IoBuf<'_>, at: Option<u64>) -> SysResult<u64> {
+    if at.is_none() && SocketFile::of(file).is_some() {
+        return crate::socket::read(t, file, buf);
+    }
     if file.nonblocking() {
         return file.read(buf, at).map(|count| count as u64);
     }
@@ -42,6 +46,9 @@ pub fn read(t: &Current, file: &File, buf: &mut IoBuf<'_>, at: Option<u64>) -> S
 
 /// Writes all, waiting for room if the file isn't non-blocking.
 pub fn write(t: &Current, file: &File, buf: &mut IoBuf<'_>, at: Option<u64>) -> SysResult<u64> {
+    if at.is_none() && SocketFile::of(file).is_some() {
+        return crate::socket::write(t, file, buf);
+    }
     let start = buf.done();
     let result = if file.nonblocking() || !file.ops.is_stream() {
         file.write(buf, at).map(drop)

@@ -14,6 +14,7 @@ pub const CASES: &[Case] = &[
     Case { name: "unix-datagrams", calls: "sendto recvfrom connect", run: datagrams },
     Case { name: "unix-errors", calls: "socket bind listen accept connect sendto shutdown", run: errors },
     Case { name: "unix-poll", calls: "poll socketpair", run: readiness },
+    Case { name: "unix-many-messages", calls: "sendmmsg recvmmsg", run: many_messages },
     Case { name: "unix-blocks", calls: "sendto recvfrom", run: blocks },
 ];
 
@@ -291,4 +292,29 @@ fn blocks() {
     });
     assert_eq!(receive(b, 12, MSG_WAITALL), Ok(b"first second".to_vec()));
     writer.join().unwrap();
+}
+
+fn many_messages() {
+    let [a, b] = pair(SOCK_DGRAM);
+    let texts = [&b"one"[..], b"", b"three"];
+    let mut out = texts.map(|text| iovec { iov_base: text.as_ptr() as *mut c_void, iov_len: text.len() });
+    let mut messages: [mmsghdr; 4] = unsafe { std::mem::zeroed() };
+    for (message, vector) in messages.iter_mut().zip(&mut out) {
+        (message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen) = (vector, 1);
+    }
+    assert_eq!(ok!(SYS_sendmmsg, a, messages.as_mut_ptr(), 3, 0), 3);
+    assert_eq!(messages.map(|message| message.msg_len), [3, 0, 5, 0]);
+    let mut room = [[0u8; 4]; 4];
+    let mut into = room.each_mut().map(|place| iovec { iov_base: place.as_mut_ptr().cast(), iov_len: 4 });
+    for (message, vector) in messages.iter_mut().zip(&mut into) {
+        (message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen) = (vector, 1);
+    }
+    let mut time = ns(20_000_000);
+    assert_eq!(ok!(SYS_recvmmsg, b, messages.as_mut_ptr(), 4, MSG_WAITFORONE, &mut time), 3);
+    assert_eq!(messages.map(|message| message.msg_len), [3, 0, 4, 0]);
+    assert_eq!((messages[2].msg_hdr.msg_flags, &room[2]), (MSG_TRUNC, b"thre"));
+    assert_eq!(sys!(SYS_recvmmsg, b, messages.as_mut_ptr(), 4, MSG_DONTWAIT, 0), Err(EAGAIN));
+    time.tv_nsec = -1;
+    assert_eq!(sys!(SYS_recvmmsg, b, messages.as_mut_ptr(), 4, MSG_DONTWAIT, &mut time), Err(EINVAL));
+    assert_eq!(sys!(SYS_sendmmsg, 0, messages.as_mut_ptr(), 1, 0), Err(ENOTSOCK));
 }

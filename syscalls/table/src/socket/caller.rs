@@ -1,0 +1,57 @@
+//! What sockets learn of a task.
+
+use std::sync::Arc;
+
+use abi::{Errno, SysResult, c};
+use auth::{Capability, Kgid, Kuid};
+use socket::{Caller, Credentials, Endpoint};
+use task::Current;
+use vfs::{File, NewNode};
+
+/// The calling task.
+pub struct TaskCaller<'a>(pub &'a Current);
+
+impl Caller for TaskCaller<'_> {
+    fn credentials(&self) -> Credentials {
+        let who = self.0.credentials();
+        Credentials { pid: self.0.task.group.pid, uid: who.euid.0, gid: who.egid.0 }
+    }
+
+    fn groups(&self) -> Arc<[Kgid]> {
+        self.0.credentials().groups.clone()
+    }
+
+    fn capable(&self, capability: Capability) -> bool {
+        let net = self.0.task.lock().net.clone();
+        self.0.credentials().has_capability_in(net.user_ns(), capability)
+    }
+
+    fn file(&self, fd: i32) -> SysResult<Arc<File>> {
+        self.0.fds.get(fd)
+    }
+
+    fn bind_path(&self, path: &[u8], endpoint: Endpoint) -> SysResult<()> {
+        let fs = self.0.fs_context();
+        let found = fs.walk(None, path, false)?;
+        if found.found.is_some() {
+            return Err(Errno::EADDRINUSE);
+        }
+        let node = NewNode { mode: c::S_IFSOCK | 0o777 & !fs.umask, uid: 0, gid: 0, rdev: 0, target: Vec::new() };
+        let dentry = found.dir.create(&found.name, &node)?;
+        *dentry.inode().endpoint().ok_or(Errno::EPERM)?.lock() = Some(endpoint);
+        Ok(())
+    }
+
+    fn find_path(&self, path: &[u8]) -> SysResult<Endpoint> {
+        let dentry = self.0.fs_context().walk(None, path, true)?.existing()?;
+        let endpoint = dentry.inode().endpoint().ok_or(Errno::ECONNREFUSED)?.lock().clone();
+        endpoint.ok_or(Errno::ECONNREFUSED)
+    }
+}
+
+/// Credentials as a task's user namespace numbers them.
+pub fn seen_by(t: &Current, credentials: Credentials) -> Credentials {
+    let ns = &t.credentials().user_ns;
+    let (uid, gid) = (ns.from_kuid_munged(Kuid(credentials.uid)), ns.from_kgid_munged(Kgid(credentials.gid)));
+    Credentials { uid, gid, ..credentials }
+}
