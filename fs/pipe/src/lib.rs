@@ -169,6 +169,10 @@ impl FileOps for PipeEnd {
         Some(&self.pipe.queue)
     }
 
+    fn can_signal(&self) -> bool {
+        true
+    }
+
     fn ioctl(&self, arg: &IoctlArg<'_>) -> SysResult<u64> {
         if u64::from(arg.cmd) == c::FIONREAD {
             let len = i32::try_from(self.pipe.state.lock().data.len()).unwrap_or(i32::MAX);

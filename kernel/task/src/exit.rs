@@ -19,6 +19,8 @@ impl Task {
 
     /// Takes a task out of all tables.
     pub(crate) fn forget(&self) {
+        let fds = std::mem::take(&mut self.lock().fds);
+        fds.leave();
         self.kernel.tasks.lock().remove(&self.tid);
         self.group.tasks.lock().retain(|task| task.tid != self.tid);
         self.group.child_queue.wake(PollEvents::IN);
@@ -66,9 +68,7 @@ impl Current {
         let fds = std::mem::take(&mut self.fds);
         task.lock().fds = Arc::default();
         drop(self);
-        if Arc::strong_count(&fds) == 1 {
-            fds.clear();
-        }
+        fds.leave();
         task.release();
         let group = task.group.clone();
         let last = {

@@ -83,7 +83,7 @@ impl Current {
         regs.fs_base = 0;
         let ctx = mm.aspace().clone().new_context(&regs, Some(&self.ctx.fp()))?;
         regs.fs_base = tls;
-        let fds = if has(c::CLONE_FILES) { self.fds.clone() } else { self.fds.fork() };
+        let fds = if has(c::CLONE_FILES) { self.fds.share() } else { self.fds.fork() };
         let fs = if has(c::CLONE_FS) { self.fs.clone() } else { Arc::new(Mutex::new(self.fs_context())) };
         let group = if thread { self.task.group.clone() } else { Group::new(tid, Some(&self.task.group), request.exit_signal) };
         let (comm, exe, mask, altstack, slack, net) = {
@@ -161,7 +161,7 @@ impl Current {
             }
             (action.flags, action.mask) = (0, abi::signal::SigSet(0));
         }
-        self.fds = self.fds.fork();
+        self.fds = self.fds.unshare();
         self.fds.close_on_exec();
         self.ctx = ctx;
         self.regs = regs;

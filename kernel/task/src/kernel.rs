@@ -17,6 +17,7 @@ use crate::fork::identity;
 use crate::futex::FutexTable;
 use crate::net::NetNamespace;
 use crate::tasks::{Group, Task};
+use crate::worker::Worker;
 
 /// What uname(2) says.
 pub const RELEASE: &str = "6.12.0-palisade";
@@ -122,6 +123,7 @@ pub struct Kernel {
     pub quota: Quota,
     /// No task runs programs.
     pub(crate) paused: AtomicBool,
+    pub worker: Worker,
     init_status: OnceLock<i32>,
     done: Parker,
 }
@@ -147,6 +149,7 @@ impl Kernel {
             trace: AtomicBool::new(false),
             quota: Quota::default(),
             paused: AtomicBool::new(false),
+            worker: Worker::default(),
             init_status: OnceLock::new(),
             done: Parker::default(),
         })

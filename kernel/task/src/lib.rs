@@ -12,8 +12,10 @@ mod fork;
 mod futex;
 mod kernel;
 mod net;
+mod sigio;
 mod signal;
 mod tasks;
+mod worker;
 
 pub use credentials::Access;
 pub use current::Current;
@@ -21,4 +23,6 @@ pub use fork::CloneRequest;
 pub use futex::{FutexTable, FutexWord, Interest as FutexInterest};
 pub use kernel::{Kernel, OnExit, ProcessRequest, Quota, RELEASE, VERSION};
 pub use net::NetNamespace;
+pub use sigio::{F_OWNER_PGRP, F_OWNER_PID, F_OWNER_TID, SigIo};
 pub use tasks::{Group, Pending, Shared, Task, Wait};
+pub use worker::Worker;

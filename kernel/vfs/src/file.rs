@@ -1,14 +1,15 @@
 //! Open file descriptions.
 
 use std::any::Any;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
-use sync::{Mutex, WaitQueue};
+use sync::{Mutex, WaitEntry, WaitQueue};
 use usermem::{HostFile, IoBuf, UserMemory};
 
+use crate::attached::Attached;
 use crate::dentry::Dentry;
 use crate::inode::{Attr, DirEntry, Inode};
 
@@ -57,6 +58,11 @@ pub trait FileOps: Send + Sync + Any {
         None
     }
 
+    /// Whether O_ASYNC has an effect: signals when it becomes ready (fcntl(2)).
+    fn can_signal(&self) -> bool {
+        false
+    }
+
     /// # Errors
     /// `ENOTTY`
     fn ioctl(&self, _arg: &IoctlArg<'_>) -> SysResult<u64> {
@@ -96,11 +102,31 @@ pub trait FileOps: Send + Sync + Any {
     fn as_any(&self) -> &dyn Any;
 }
 
+/// `O_LARGEFILE` of the kernel: the C library's is 0 where `off_t` has 64 bits.
+const O_LARGEFILE: i32 = 0o100_000;
+
 /// Position and directory snapshot.
 #[derive(Default)]
 struct Cursor {
     offset: u64,
     entries: Option<Arc<Vec<DirEntry>>>,
+}
+
+/// Who is told of readiness (fcntl(2), F_SETOWN): kind (`F_OWNER_*`) and number; 0: nobody. And by which signal; 0: SIGIO.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileOwner {
+    pub kind: i32,
+    pub id: i32,
+    pub signo: i32,
+}
+
+/// What few files have.
+#[derive(Default)]
+struct Rare {
+    owner: Mutex<FileOwner>,
+    /// What sends the owner signals (O_ASYNC).
+    signals: Mutex<Option<WaitEntry>>,
+    attached: OnceLock<Arc<Attached>>,
 }
 
 /// An open file description (open(2)).
@@ -110,14 +136,67 @@ pub struct File {
     pub inode: Option<Arc<dyn Inode>>,
     flags: AtomicI32,
     cursor: Mutex<Cursor>,
+    rare: OnceLock<Box<Rare>>,
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        if let Some(attached) = self.rare.get().and_then(|rare| rare.attached.get()) {
+            self.drop_locks(attached);
+        }
+    }
 }
 
 impl File {
     #[must_use]
     pub fn new(ops: Arc<dyn FileOps>, place: Option<(Arc<Dentry>, Arc<dyn Inode>)>, flags: i32) -> Arc<Self> {
         let (dentry, inode) = place.unzip();
-        let flags = flags & !(c::O_CREAT | c::O_EXCL | c::O_NOCTTY | c::O_TRUNC | c::O_CLOEXEC);
-        Arc::new(Self { ops, dentry, inode, flags: AtomicI32::new(flags), cursor: Mutex::default() })
+        let mut flags = flags & !(c::O_CREAT | c::O_EXCL | c::O_NOCTTY | c::O_TRUNC | c::O_CLOEXEC);
+        if dentry.is_some() && flags & c::O_PATH == 0 {
+            // Whatever is opened by name on a 64-bit Linux (F_GETFL shows it).
+            flags |= O_LARGEFILE;
+        }
+        let rare = OnceLock::new();
+        Arc::new(Self { ops, dentry, inode, flags: AtomicI32::new(flags), cursor: Mutex::default(), rare })
+    }
+
+    fn rare(&self) -> &Rare {
+        self.rare.get_or_init(Box::default)
+    }
+
+    /// What is attached to its inode, from now on as long as this is open.
+    pub(crate) fn attached(&self) -> Arc<Attached> {
+        let make = || Attached::get(self.inode.as_ref(), || self.attr().unwrap_or_default());
+        self.rare().attached.get_or_init(make).clone()
+    }
+
+    /// What is attached to its inode, if anything is.
+    pub(crate) fn find_attached(&self) -> Option<Arc<Attached>> {
+        let own = self.rare.get().and_then(|rare| rare.attached.get());
+        own.cloned().or_else(|| Attached::find(self.inode.as_ref(), || self.attr().unwrap_or_default()))
+    }
+
+    /// Where the next read or write goes.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.cursor.lock().offset
+    }
+
+    /// Who is told of readiness.
+    #[must_use]
+    pub fn owner(&self) -> FileOwner {
+        self.rare.get().map(|rare| *rare.owner.lock()).unwrap_or_default()
+    }
+
+    /// Changes who is told of readiness.
+    pub fn set_owner(&self, change: impl FnOnce(&mut FileOwner)) {
+        change(&mut self.rare().owner.lock());
+    }
+
+    /// Sends signals from now on by what `entry` has registered, or no longer (O_ASYNC).
+    pub fn set_signals(&self, entry: Option<WaitEntry>) {
+        let before = std::mem::replace(&mut *self.rare().signals.lock(), entry);
+        drop(before);
     }
 
     /// Access mode and status flags.

@@ -14,6 +14,7 @@ bitflags::bitflags! {
         const RDBAND = 0x80;
         const WRNORM = 0x100;
         const WRBAND = 0x200;
+        const MSG = 0x400;
         const RDHUP = 0x2000;
     }
 }

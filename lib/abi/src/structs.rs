@@ -91,6 +91,19 @@ pub struct Iovec {
     pub len: u64,
 }
 
+/// `struct flock` of fcntl(2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Flock {
+    pub kind: i16,
+    pub whence: i16,
+    pub pad0: i32,
+    pub start: i64,
+    pub len: i64,
+    pub pid: i32,
+    pub pad1: i32,
+}
+
 /// `struct utsname`: six fields of 65 bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -51,6 +51,10 @@ impl FileOps for SocketFile {
         self.0.poll()
     }
 
+    fn can_signal(&self) -> bool {
+        true
+    }
+
     fn wait_queue(&self) -> Option<&WaitQueue> {
         Some(&self.0.common().queue)
     }

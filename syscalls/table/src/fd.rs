@@ -8,6 +8,7 @@ use usermem::UserMemoryExt;
 use vfs::{File, IoctlArg};
 
 use crate::args::{file, int, uint};
+use crate::fcntl::set_flags;
 use crate::socket::TaskCaller;
 use crate::{Entry, full, partial};
 
@@ -17,7 +18,6 @@ pub const ENTRIES: &[Entry] = &[
     full(nr::DUP, |t, a| install(t, file(t, a[0])?, false, 0)),
     full(nr::DUP2, |t, a| dup(t, int(a[0]), int(a[1]), None)),
     full(nr::DUP3, |t, a| dup(t, int(a[0]), int(a[1]), Some(int(a[2])))),
-    partial(nr::FCNTL, fcntl, "no locks, leases, owners or pipe sizes"),
     partial(nr::IOCTL, ioctl, "terminals: TCGETS and TIOCGWINSZ"),
     full(nr::PIPE, |t, a| make_pipe(t, a[0], 0)),
     partial(nr::PIPE2, |t, a| make_pipe(t, a[0], int(a[1])), "no O_DIRECT"),
@@ -55,29 +55,12 @@ fn close_range(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     }
     // CLOSE_RANGE_UNSHARE
     if flags & 2 != 0 {
-        t.fds = t.fds.fork();
-        t.task.lock().fds = t.fds.clone();
+        t.fds = t.fds.unshare();
+        let old = std::mem::replace(&mut t.task.lock().fds, t.fds.clone());
+        drop(old);
     }
     t.fds.close_range(first, last, flags & 4 != 0);
     Ok(0)
-}
-
-fn fcntl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let fd = int(a[0]);
-    let file = t.fds.get(fd)?;
-    match int(a[1]) {
-        c::F_DUPFD => install(t, file, false, int(a[2])),
-        c::F_DUPFD_CLOEXEC => install(t, file, true, int(a[2])),
-        c::F_GETFD => Ok(t.fds.cloexec(fd)?.into()),
-        c::F_SETFD => t.fds.set_cloexec(fd, int(a[2]) & c::FD_CLOEXEC != 0).map(|()| 0),
-        // O_LARGEFILE is always set on 64-bit Linux.
-        c::F_GETFL => Ok((file.flags() | 0o100_000).cast_unsigned().into()),
-        c::F_SETFL => {
-            file.set_flags(int(a[2]));
-            Ok(0)
-        }
-        _ => Err(Errno::EINVAL),
-    }
 }
 
 fn ioctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
@@ -91,6 +74,14 @@ fn ioctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
             let flags = if on != 0 { file.flags() | c::O_NONBLOCK } else { file.flags() & !c::O_NONBLOCK };
             file.set_flags(flags);
             Ok(0)
+        }
+        c::FIOASYNC => {
+            let on: i32 = t.mm.read_obj(a[2])?;
+            if !file.ops.can_signal() {
+                return Err(Errno::ENOTTY);
+            }
+            let flags = if on != 0 { file.flags() | c::O_ASYNC } else { file.flags() & !c::O_ASYNC };
+            set_flags(t, int(a[0]), &file, flags)
         }
         _ => {
             let arg = IoctlArg { cmd, arg: a[2], memory: &*t.mm };

@@ -7,11 +7,13 @@
 mod args;
 mod credentials;
 mod epoll;
+mod fcntl;
 mod fd;
 mod futex;
 mod futex2;
 mod ident;
 mod io;
+mod lock;
 mod mem;
 mod membarrier;
 mod path;
@@ -61,11 +63,13 @@ const fn partial(nr: u64, handler: Handler, note: &'static str) -> Entry {
 const AREAS: &[&[Entry]] = &[
     credentials::ENTRIES,
     epoll::ENTRIES,
+    fcntl::ENTRIES,
     fd::ENTRIES,
     futex::ENTRIES,
     futex2::ENTRIES,
     ident::ENTRIES,
     io::ENTRIES,
+    lock::ENTRIES,
     mem::ENTRIES,
     membarrier::ENTRIES,
     path::ENTRIES,

@@ -10,7 +10,7 @@ use usermem::UserMemoryExt;
 use vfs::{Dentry, File, FileOps, Lookup, NewNode, SetAttr};
 
 use crate::args::{file, int, path, start, uint, walk};
-use crate::{Entry, fd, full, partial};
+use crate::{Entry, fd, full, lock, partial};
 
 const CWD: u64 = c::AT_FDCWD as u64;
 
@@ -132,6 +132,7 @@ fn open(t: &mut Current, dirfd: u64, addr: u64, flags: i32, mode: u32) -> SysRes
     if flags & c::O_DIRECTORY != 0 && !attr.is_dir() {
         return Err(Errno::ENOTDIR);
     }
+    lock::wait_for_leases(t, &inode, flags)?;
     let writes = flags & c::O_ACCMODE != c::O_RDONLY;
     let ops: Arc<dyn FileOps> = if attr.is_dir() {
         if writes || flags & c::O_CREAT != 0 {

@@ -8,6 +8,7 @@ mod fd;
 mod futex;
 mod futex_pi;
 mod ident;
+mod lock;
 mod mem;
 mod membarrier;
 mod path;
@@ -25,6 +26,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         futex::CASES,
         futex_pi::CASES,
         ident::CASES,
+        lock::CASES,
         mem::CASES,
         membarrier::CASES,
         path::CASES,
