@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use abi::poll::PollEvents;
+use smallvec::SmallVec;
+
 mod park;
 mod spin;
 
 pub use park::{ParkResult, Parker, allowed_cpus, before_sleep};
 pub use parking_lot::{Mutex, MutexGuard, RwLock};
-pub use spin::{crowded, note_crowd, spin};
+pub use spin::{count_spinner, crowded, spin, watch_load};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 pub type MonotonicNs = u64;
@@ -26,7 +28,7 @@ pub fn monotonic_ns() -> MonotonicNs {
 
 /// Somebody who waits for readiness.
 pub trait Wake: Send + Sync {
-    /// Called, with the queue's lock held, when one of the awaited events happens. Must not block.
+    /// Called when one of the awaited events happens, perhaps once more after the place in the queue was given up. Must not block.
     fn wake(&self, events: PollEvents);
 }
 
@@ -75,11 +77,12 @@ impl WaitQueue {
         if self.0.count.load(Ordering::SeqCst) == 0 {
             return;
         }
-        for (mask, waker) in self.0.waiters.lock().entries.values() {
-            if mask.intersects(events) {
-                waker.wake(events);
-            }
-        }
+        // Who is woken may run at once and give up its place: not while the lock is held.
+        let concerned: SmallVec<[Arc<dyn Wake>; 4]> = {
+            let waiters = self.0.waiters.lock();
+            waiters.entries.values().filter(|(mask, _)| mask.intersects(events)).map(|(_, waker)| waker.clone()).collect()
+        };
+        concerned.iter().for_each(|waker| waker.wake(events));
     }
 }
 

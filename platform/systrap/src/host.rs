@@ -211,3 +211,30 @@ pub fn preemptions() -> i64 {
         usage.ru_nivcsw
     }
 }
+
+/// `struct sched_attr` as far as its first version goes.
+#[repr(C)]
+#[derive(Default)]
+struct SchedAttr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// Time slices of the calling thread, and of all threads and processes that come from it, in nanoseconds.
+const SLICE_NS: u64 = 200_000;
+
+/// Asks for short time slices: who wakes then comes before others have used up theirs, which counts where sentry and stubs take turns on a
+/// CPU that others want too. The share of the CPU stays the same. Linux 6.12 and newer; older ones don't mind.
+pub fn short_slices() {
+    // SAFETY: reads a number.
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    let attr = SchedAttr { size: size_of::<SchedAttr>() as u32, nice, runtime: SLICE_NS, ..SchedAttr::default() };
+    // SAFETY: a structure of the size that it says, for the calling thread. A refusal changes nothing.
+    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
+}

@@ -12,7 +12,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sync::{before_sleep, crowded, monotonic_ns, spin};
+use sync::{before_sleep, count_spinner, crowded, monotonic_ns, spin};
 
 use crate::host;
 
@@ -100,18 +100,26 @@ impl Spin {
     pub fn plan(&mut self) -> bool {
         let now = monotonic_ns();
         self.answered_ns = now;
-        let lively = self.usual_ns < SOON_NS && !crowded(now);
-        if lively != self.lively {
-            if lively {
-                let room = 2 * host::cpus();
-                let taken = LIVELY.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| (used < room).then_some(used + 1));
-                self.lively = taken.is_ok();
-            } else {
-                LIVELY.fetch_sub(1, Ordering::Relaxed);
-                self.lively = false;
-            }
-        }
+        self.set_lively(self.usual_ns < SOON_NS && !crowded(now));
         self.lively
+    }
+
+    fn set_lively(&mut self, lively: bool) {
+        if lively == self.lively {
+            return;
+        }
+        if lively {
+            let room = 2 * host::cpus();
+            let taken = LIVELY.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| (used < room).then_some(used + 1));
+            self.lively = taken.is_ok();
+        } else {
+            LIVELY.fetch_sub(1, Ordering::Relaxed);
+            self.lively = false;
+        }
+        // The stub, for whom the sentry's side answers.
+        if self.lively == lively {
+            count_spinner(lively);
+        }
     }
 
     /// Looks for the next request; false when it is time to sleep.
@@ -191,8 +199,6 @@ impl Spin {
 impl Drop for Spin {
     fn drop(&mut self) {
         self.end();
-        if self.lively {
-            LIVELY.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.set_lively(false);
     }
 }

@@ -71,6 +71,7 @@ fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<Launcher, B
     // Guests have masks of their own.
     rustix::process::umask(rustix::fs::Mode::empty());
     usermem::install_fault_handler();
+    sync::watch_load();
     let vdso = systrap::host_vdso().map_err(failed("cannot read /proc/self/maps", ""))?;
     jail::empty_root().map_err(failed("cannot make an empty root", ""))?;
     let privilege = if config.writes_to_host() { jail::Privilege::Write } else { jail::Privilege::Read };
