@@ -261,7 +261,8 @@ fn status(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
         let _ = writeln!(rest, "Cap{name}:\t{:016x}", caps.bits());
     }
     let no_new_privs = view.task.as_ref().is_some_and(|task| task.no_new_privs.load(Ordering::Relaxed));
-    let _ = write!(rest, "NoNewPrivs:\t{}\nSeccomp:\t0\n", u8::from(no_new_privs));
+    let (mode, filters) = view.task.as_ref().map_or((0, 0), |task| (task.seccomp_mode(), task.seccomp_filters()));
+    let _ = write!(rest, "NoNewPrivs:\t{}\nSeccomp:\t{mode}\nSeccomp_filters:\t{filters}\n", u8::from(no_new_privs));
     out.extend(rest.into_bytes());
     Ok(out)
 }

@@ -78,7 +78,8 @@ impl Current {
                     }
                     self.syscall = Some(nr);
                     let dispatch = self.task.kernel.dispatch;
-                    let result = dispatch(self, nr, args);
+                    let filtered = self.task.seccomp_mode() != 0;
+                    let result = if filtered { self.filtered(nr, args) } else { dispatch(self, nr, args) };
                     if self.task.group.ending().is_some() {
                         self.task.attention.store(true, Ordering::SeqCst);
                     }

@@ -58,8 +58,11 @@ impl Current {
         self.release_futexes(true);
         self.tell_children();
         let cpu = self.mm.aspace().cpu_time();
-        let charge = task.lock().charge.take();
-        drop(charge);
+        let gone = {
+            let mut shared = task.lock();
+            (shared.charge.take(), shared.filters.take())
+        };
+        drop(gone);
         // The shared state keeps nothing alive that others wait for the end of.
         {
             let mut shared = task.lock();

@@ -103,7 +103,7 @@ impl Current {
                 shared.clear_child_tid = request.child_tid;
             }
         }
-        task.no_new_privs.store(self.task.no_new_privs.load(Ordering::SeqCst), Ordering::SeqCst);
+        task.inherit_seccomp(&self.task);
         if !thread {
             group.creator.store(self.task.tid, Ordering::Relaxed);
             kernel.groups.lock().insert(tid, group.clone());

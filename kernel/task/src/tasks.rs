@@ -1,6 +1,6 @@
 //! Tasks and thread groups.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use abi::poll::PollEvents;
@@ -15,6 +15,7 @@ use vfs::{Dentry, FdTable, FsContext};
 
 use crate::kernel::{Kernel, OnExit};
 use crate::net::NetNamespace;
+use crate::seccomp::Filters;
 
 /// Queued real-time signals at most (RLIMIT_SIGPENDING).
 const MAX_QUEUED: usize = 4096;
@@ -65,6 +66,7 @@ pub struct Shared {
     pub(crate) charge: Option<Charge>,
     /// Sent to it when the thread that made it ends (prctl(2), `PR_SET_PDEATHSIG`).
     pub pdeath_signal: i32,
+    pub(crate) filters: Option<Arc<Filters>>,
     /// Nanoseconds that its timers may be late.
     pub timer_slack: u64,
     pub default_timer_slack: u64,
@@ -91,6 +93,8 @@ pub struct Task {
     pub parker: Arc<Parker>,
     /// execve(2) gives it nothing more (prctl(2), `PR_SET_NO_NEW_PRIVS`).
     pub no_new_privs: AtomicBool,
+    /// `SECCOMP_MODE_*`
+    pub(crate) seccomp: AtomicU8,
     shared: Mutex<Shared>,
     /// Something may be there to deliver: looked at on every way back to the guest.
     pub(crate) attention: AtomicBool,
@@ -122,6 +126,7 @@ impl Task {
             credentials,
             charge: Some(charge),
             pdeath_signal: 0,
+            filters: None,
             timer_slack: TIMER_SLACK,
             default_timer_slack: TIMER_SLACK,
             fds,
@@ -143,6 +148,7 @@ impl Task {
             group: group.clone(),
             parker: Arc::default(),
             no_new_privs: AtomicBool::new(false),
+            seccomp: AtomicU8::new(0),
             shared: Mutex::new(shared),
             attention: AtomicBool::new(false),
             ordered_to_exit: AtomicBool::new(false),
@@ -167,8 +173,8 @@ impl Task {
     /// Lets the platform answer who this is. Call when the bell is in place: who changes the parent later tells it too.
     pub(crate) fn tell_identity(&self) {
         let Some(bell) = self.lock().bell.clone() else { return };
-        if self.kernel.trace.load(Ordering::SeqCst) {
-            // Every call is to be seen.
+        if self.kernel.trace.load(Ordering::SeqCst) || self.seccomp_mode() != 0 {
+            // Every call is to be seen, or to be asked for.
             for call in [nr::GETPID, nr::GETTID, nr::GETUID, nr::GETEUID, nr::GETGID, nr::GETEGID, nr::GETPPID] {
                 bell.set_answer(call, None);
             }

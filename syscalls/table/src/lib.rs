@@ -20,6 +20,7 @@ mod path;
 mod poll;
 mod prctl;
 mod process;
+mod seccomp;
 mod signal;
 mod socket;
 mod stat;
@@ -76,6 +77,7 @@ const AREAS: &[&[Entry]] = &[
     poll::ENTRIES,
     prctl::ENTRIES,
     process::ENTRIES,
+    seccomp::ENTRIES,
     signal::ENTRIES,
     socket::ENTRIES,
     stat::ENTRIES,

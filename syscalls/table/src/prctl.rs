@@ -11,6 +11,7 @@ use usermem::UserMemoryExt;
 
 use crate::args::{int, uint};
 use crate::credentials::change;
+use crate::seccomp::set_mode;
 use crate::{Entry, partial};
 
 pub const ENTRIES: &[Entry] =
@@ -103,6 +104,8 @@ fn prctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
             // Nothing to control.
             Err(if arg <= 2 { Errno::ENXIO } else { Errno::ENODEV })
         }
+        c::PR_GET_SECCOMP => Ok(t.task.seccomp_mode().into()),
+        c::PR_SET_SECCOMP => set_mode(t, arg, third),
         c::PR_SET_MM if !t.credentials().has_capability(Capability::SYS_RESOURCE) => Err(Errno::EPERM),
         other => capabilities(t, other, [arg, third, fourth, fifth]),
     }

@@ -13,6 +13,7 @@ mod mem;
 mod membarrier;
 mod path;
 mod process;
+mod seccomp;
 mod signal;
 mod socket;
 mod time;
@@ -31,6 +32,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         membarrier::CASES,
         path::CASES,
         process::CASES,
+        seccomp::CASES,
         signal::CASES,
         socket::CASES,
         time::CASES,
