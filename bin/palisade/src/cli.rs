@@ -121,7 +121,7 @@ pub enum Command {
     /// Look into a running container.
     Debug {
         id: String,
-        /// Write every system call to the container's standard error, or no longer.
+        /// Write every system call to standard output until the container ends, or end that.
         #[arg(long, value_enum)]
         strace: Switch,
     },

@@ -71,7 +71,7 @@ impl Current {
             }
             match self.ctx.switch(&mut self.regs) {
                 Exit::Syscall { nr, args, hot } => {
-                    if hot && !self.task.kernel.trace.load(Ordering::Relaxed) {
+                    if hot && !self.task.kernel.trace.is_on() {
                         // Sites that can't be rewritten stay as they are.
                         let alone = self.task.group.tasks.lock().len() == 1;
                         let _ = self.mm.patch_site(self.regs.rip, nr, alone);

@@ -55,6 +55,7 @@ impl Current {
     /// The last thing a task's thread does.
     pub(crate) fn leave(mut self, status: i32) {
         let task = self.task.clone();
+        trace_end(&task, status);
         self.release_futexes(true);
         self.tell_children();
         let cpu = self.mm.aspace().cpu_time();
@@ -196,4 +197,18 @@ impl crate::kernel::Kernel {
         }
         parent.child_queue.wake(PollEvents::IN);
     }
+}
+
+/// Writes the end of a task to the trace, as strace(1) does.
+fn trace_end(task: &Task, status: i32) {
+    let trace = &task.kernel.trace;
+    if !trace.is_on() {
+        return;
+    }
+    let how = match status & 0x7f {
+        0 => format!("exited with {}", status >> 8 & 0xff),
+        signo if status & 0x80 != 0 => format!("killed by {} (core dumped)", abi::signal::name(signo)),
+        signo => format!("killed by {}", abi::signal::name(signo)),
+    };
+    trace.note(task.tid, &format!("+++ {how} +++"));
 }

@@ -17,6 +17,7 @@ use crate::fork::identity;
 use crate::futex::FutexTable;
 use crate::net::NetNamespace;
 use crate::tasks::{Group, Task};
+use crate::trace::{Sink, Trace};
 use crate::worker::Worker;
 
 /// What uname(2) says.
@@ -118,8 +119,7 @@ pub struct Kernel {
     pub unknown: Mutex<BTreeMap<u64, u64>>,
     /// Tasks made since the start.
     pub forks: AtomicU64,
-    /// Whether system calls are written to standard error.
-    pub trace: AtomicBool,
+    pub trace: Trace,
     pub quota: Quota,
     /// No task runs programs.
     pub(crate) paused: AtomicBool,
@@ -146,7 +146,7 @@ impl Kernel {
             hostname: Mutex::new(b"palisade".to_vec()),
             unknown: Mutex::default(),
             forks: AtomicU64::new(0),
-            trace: AtomicBool::new(false),
+            trace: Trace::default(),
             quota: Quota::default(),
             paused: AtomicBool::new(false),
             worker: Worker::default(),
@@ -236,9 +236,21 @@ impl Kernel {
         self.init_ended(status);
     }
 
-    /// Switches the writing of system calls on or off, from the next call of each task on.
-    pub fn set_trace(&self, on: bool) {
-        self.trace.store(on, Ordering::SeqCst);
+    /// Writes all calls to `sink`, from the next one of each task on; returns what [`Self::stop_trace`] wants.
+    pub fn start_trace(&self, sink: Sink) -> u64 {
+        let generation = self.trace.start(sink);
+        self.tell_identities();
+        generation
+    }
+
+    /// Ends the trace: that one, or whichever it is.
+    pub fn stop_trace(&self, generation: Option<u64>) {
+        self.trace.stop(generation);
+        self.tell_identities();
+    }
+
+    /// Identity calls are answered by the kernel while somebody wants to see them.
+    fn tell_identities(&self) {
         let tasks: Vec<_> = self.tasks.lock().values().cloned().collect();
         tasks.iter().for_each(|task| task.tell_identity());
     }

@@ -16,6 +16,7 @@ mod seccomp;
 mod sigio;
 mod signal;
 mod tasks;
+mod trace;
 mod worker;
 
 pub use credentials::Access;
@@ -27,4 +28,5 @@ pub use net::NetNamespace;
 pub use seccomp::{Answer, FilterOptions, Filters, Invocation, Listener, Notifier, Refused};
 pub use sigio::{F_OWNER_PGRP, F_OWNER_PID, F_OWNER_TID, SigIo};
 pub use tasks::{Group, Pending, Shared, Task, Wait};
+pub use trace::{Sink, Trace};
 pub use worker::Worker;

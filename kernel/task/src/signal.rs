@@ -56,6 +56,7 @@ impl Current {
                 }
                 return None;
             };
+            self.trace_signal(&info);
             let action = self.task.group.action(info.signo);
             match action.handler {
                 SIG_IGN => {}
@@ -88,6 +89,13 @@ impl Current {
         self.task.group.pending.lock().take(mask)
     }
 
+    fn trace_signal(&self, info: &SigInfo) {
+        let trace = &self.task.kernel.trace;
+        if trace.is_on() {
+            trace.note(self.task.tid, &format!("--- {} {info} ---", abi::signal::name(info.signo)));
+        }
+    }
+
     /// Sets the signal mask.
     pub fn set_mask(&self, mask: SigSet) {
         self.task.lock().mask = mask.without(SigSet::UNBLOCKABLE);
@@ -96,6 +104,7 @@ impl Current {
 
     /// A signal of the task's own doing, which can't be ignored or blocked.
     pub(crate) fn force_signal(&mut self, info: SigInfo, trapno: u64, error: u64) -> Option<i32> {
+        self.trace_signal(&info);
         let action = self.task.group.action(info.signo);
         let blocked = self.task.lock().mask.contains(info.signo);
         let handled = action.handler != SIG_DFL && action.handler != SIG_IGN && !blocked;

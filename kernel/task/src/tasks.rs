@@ -173,7 +173,7 @@ impl Task {
     /// Lets the platform answer who this is. Call when the bell is in place: who changes the parent later tells it too.
     pub(crate) fn tell_identity(&self) {
         let Some(bell) = self.lock().bell.clone() else { return };
-        if self.kernel.trace.load(Ordering::SeqCst) || self.seccomp_mode() != 0 {
+        if self.kernel.trace.is_on() || self.seccomp_mode() != 0 {
             // Every call is to be seen, or to be asked for.
             for call in [nr::GETPID, nr::GETTID, nr::GETUID, nr::GETEUID, nr::GETGID, nr::GETEGID, nr::GETPPID] {
                 bell.set_answer(call, None);

@@ -3,6 +3,7 @@
 //! `create` makes the sandbox, whose process is the container's process for the outside: it ends when the first program does, with its
 //! status. Commands reach it by a socket in the container's state directory.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -76,8 +77,13 @@ fn connect(container: &Container) -> Result<Connection> {
 
 /// Sends a request that is answered by `Done`.
 fn order(container: &Container, connection: &Connection, request: &Request) -> Result<()> {
+    order_with(container, connection, request, &[])
+}
+
+/// The same, with descriptors.
+fn order_with(container: &Container, connection: &Connection, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
     let ended = || format!("container {} has ended", container.id());
-    connection.send(request, &[]).with_context(ended)?;
+    connection.send(request, fds).with_context(ended)?;
     match connection.receive().with_context(ended)?.0 {
         Response::Done => Ok(()),
         Response::Failed { why, .. } => bail!("{why}"),
@@ -162,10 +168,20 @@ pub fn delete(container: &Container, force: bool) -> Result<()> {
     container.forget()
 }
 
-/// Switches the writing of system calls to the container's standard error on or off.
+/// Writes the system calls of a container to standard output, until it ends or another call switches it off; or switches it off.
 ///
 /// # Errors
 /// When it isn't running.
 pub fn strace(container: &Container, on: bool) -> Result<()> {
-    order(container, &connect(container)?, &Request::Trace(on))
+    let connection = connect(container)?;
+    if !on {
+        return order(container, &connection, &Request::Trace(false));
+    }
+    let (mut reader, writer) = std::io::pipe()?;
+    // The sandbox must not wait for us for ever: we may be stopped.
+    rustix::io::ioctl_fionbio(&writer, true)?;
+    order_with(container, &connection, &Request::Trace(true), &[writer.as_fd()])?;
+    drop(writer);
+    std::io::copy(&mut reader, &mut std::io::stdout())?;
+    Ok(())
 }

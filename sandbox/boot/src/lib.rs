@@ -7,6 +7,7 @@ mod processes;
 mod program;
 mod sentry;
 mod server;
+mod trace;
 mod tree;
 
 use std::fs::File;

@@ -82,7 +82,9 @@ fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<Launcher, B
 
     let kernel =
         Kernel::new(Box::new(platform), syscalls::dispatch, Arc::new(netns::Namespace::new(auth::UserNamespace::initial())));
-    kernel.set_trace(config.strace);
+    if config.strace {
+        kernel.start_trace(Box::new(std::io::stderr()));
+    }
     if let Some(name) = &config.hostname {
         *kernel.hostname.lock() = name.clone().into_bytes();
     }

@@ -13,6 +13,7 @@ use task::{Group, Kernel};
 use crate::error::BootError;
 use crate::program::Launcher;
 use crate::sentry::exit_status;
+use crate::trace::TraceFile;
 
 /// Stack of a thread that serves a client: what it parses comes from the user who made the container.
 const STACK: usize = 256 << 10;
@@ -34,6 +35,8 @@ struct Client {
     answers: Arc<Mutex<Connection>>,
     /// The process that was started on this connection.
     own: Option<Arc<Group>>,
+    /// The trace that it reads.
+    trace: Option<u64>,
 }
 
 fn failed(why: impl Into<String>) -> Response {
@@ -78,12 +81,15 @@ impl Server {
         let own = self.clone();
         let Ok(answers) = connection.try_clone() else { return };
         let serve = move || {
-            let mut client = Client { answers: Arc::new(Mutex::new(answers)), own: None };
+            let mut client = Client { answers: Arc::new(Mutex::new(answers)), own: None, trace: None };
             while let Ok((request, fds)) = connection.receive() {
                 let answer = own.answer(&mut client, request, fds);
                 if answer.is_some_and(|answer| client.answers.lock().send(&answer, &[]).is_err()) {
                     break;
                 }
+            }
+            if client.trace.is_some() {
+                own.kernel().stop_trace(client.trace);
             }
             // Nobody would hear of its end.
             if let Some(group) = client.own {
@@ -117,7 +123,15 @@ impl Server {
                 Response::Done
             }
             Request::Trace(on) => {
-                kernel.set_trace(on);
+                if on {
+                    let sink: task::Sink = match fds.into_iter().next() {
+                        Some(fd) => Box::new(TraceFile(fd.into())),
+                        None => Box::new(io::stderr()),
+                    };
+                    client.trace = Some(kernel.start_trace(sink));
+                } else {
+                    kernel.stop_trace(None);
+                }
                 Response::Done
             }
             Request::Processes => Response::Processes(crate::processes::list(kernel)),

@@ -53,7 +53,8 @@ pub enum Request {
     },
     /// What each task is doing.
     Stacks,
-    /// Write system calls to the container's standard error, or no longer.
+    /// Write system calls to the descriptor, as long as this connection lasts (to the container's standard error if there is none), or no
+    /// longer.
     Trace(bool),
 }
 

@@ -24,11 +24,9 @@ mod seccomp;
 mod signal;
 mod socket;
 mod stat;
+mod strace;
 mod time;
 mod xattr;
-
-use std::io::Write;
-use std::sync::atomic::Ordering;
 
 use abi::{Errno, SysResult, nr};
 use task::Current;
@@ -109,29 +107,10 @@ pub static ENTRIES: [Option<Entry>; SIZE] = {
 /// # Errors
 /// What the call comes to; `ENOSYS` when there is none.
 pub fn dispatch(current: &mut Current, number: u64, args: [u64; 6]) -> SysResult<u64> {
-    if current.task.kernel.trace.load(Ordering::Relaxed) {
-        return trace(current, number, args);
+    if current.task.kernel.trace.is_on() {
+        return strace::trace(current, number, args);
     }
     call(current, number, args)
-}
-
-/// Writes a line to standard error, which may be gone.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-/// Writes a call and what it comes to to standard error.
-fn trace(current: &mut Current, number: u64, args: [u64; 6]) -> SysResult<u64> {
-    let tid = current.task.tid;
-    let name = nr::name(number).map_or_else(|| format!("syscall_{number:#x}"), str::to_owned);
-    let [a, b, c, d, e, f] = args;
-    say(&format!("[{tid}] {name}({a:#x}, {b:#x}, {c:#x}, {d:#x}, {e:#x}, {f:#x}) ..."));
-    let result = call(current, number, args);
-    match result {
-        Ok(value) => say(&format!("[{tid}] {name} = {value:#x}")),
-        Err(errno) => say(&format!("[{tid}] {name} = -1 {errno}")),
-    }
-    result
 }
 
 fn call(current: &mut Current, number: u64, args: [u64; 6]) -> SysResult<u64> {

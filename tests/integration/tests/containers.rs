@@ -1,5 +1,6 @@
 //! The OCI command line: bundles, lifecycle, state.
 
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -199,23 +200,28 @@ fn what_cannot_be_honoured_is_refused() {
 #[test]
 fn tracing_is_switched_while_it_runs() {
     let bundle = Bundle::new("trace", "while :; do sleep 0.02; done");
-    let log = bundle.dir.join("trace");
-    let status = Command::new(palisade())
+    bundle.ok(&["run", "--detach", "--bundle", bundle.path(), "one"]);
+    let mut debug = Command::new(palisade())
         .arg("--root")
         .arg(bundle.dir.join("state"))
-        .args(["run", "--detach", "--bundle", bundle.path(), "one"])
-        .stdin(std::process::Stdio::null())
-        .stderr(std::fs::File::create(&log).unwrap())
-        .status()
+        .args(["debug", "one", "--strace", "on"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
         .unwrap();
-    assert!(status.success());
-    let lines = || std::fs::read_to_string(&log).unwrap();
-    assert_eq!(lines(), "");
-    bundle.ok(&["debug", "one", "--strace", "on"]);
-    let start = std::time::Instant::now();
-    while !lines().contains("wait4") {
-        assert!(start.elapsed().as_secs() < 20, "{}", lines());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    let mut lines = std::io::BufReader::new(debug.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("wait4(-1")), "the trace ended too early");
     bundle.ok(&["debug", "one", "--strace", "off"]);
+    assert!(debug.wait().unwrap().success());
+    // Who reads no more gets no more, and the container goes on.
+    let mut debug = Command::new("timeout")
+        .arg("0.3")
+        .arg(palisade())
+        .arg("--root")
+        .arg(bundle.dir.join("state"))
+        .args(["debug", "one", "--strace", "on"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    assert_eq!(debug.wait().unwrap().code(), Some(124));
+    bundle.ok(&["state", "one"]);
 }
