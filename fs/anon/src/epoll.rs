@@ -282,6 +282,15 @@ impl Epoll {
 }
 
 impl FileOps for Epoll {
+    fn is_stream(&self) -> bool {
+        true
+    }
+
+    /// lseek(2) does nothing, and says so.
+    fn pinned(&self) -> bool {
+        true
+    }
+
     fn poll(&self) -> PollEvents {
         let listed: Vec<_> = self.ready.list.lock().iter().cloned().collect();
         if listed.iter().any(|item| !item.poll().0.is_empty()) { PollEvents::READABLE } else { PollEvents::empty() }

@@ -27,6 +27,11 @@ impl EventFd {
 }
 
 impl FileOps for EventFd {
+    /// lseek(2) does nothing, and says so.
+    fn pinned(&self) -> bool {
+        true
+    }
+
     fn is_stream(&self) -> bool {
         true
     }

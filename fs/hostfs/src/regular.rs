@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use abi::{Errno, SysResult};
+use rustix::fs::{FallocateFlags, SeekFrom};
 use usermem::{Access, HostFile, IoBuf, Segment};
 use vfs::{Attr, FileOps};
 
@@ -59,6 +60,36 @@ impl FileOps for HostRegular {
 
     fn write(&self, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
         transfer(buf, Access::Read, offset, &mut |segments, at| usermem::pwritev(self.fd(), segments, at))
+    }
+
+    fn append(&self, buf: &mut IoBuf<'_>, limit: u64) -> SysResult<(usize, u64)> {
+        // Others on the host may write to it: its end is where the host says.
+        let end = || Ok::<_, Errno>(rustix::fs::fstat(self.fd())?.st_size.cast_unsigned());
+        if limit != u64::MAX {
+            let room = limit.saturating_sub(end()?);
+            if buf.remaining() > 0 && room == 0 {
+                return Err(Errno::EFBIG);
+            }
+            buf.limit(usize::try_from(room).unwrap_or(usize::MAX));
+        }
+        let count = transfer(buf, Access::Read, 0, &mut |segments, _| usermem::append(self.fd(), segments))?;
+        // Where those bytes went if others append too nobody can tell.
+        Ok((count, end()?))
+    }
+
+    fn is_regular(&self) -> bool {
+        true
+    }
+
+    fn allocate(&self, mode: i32, offset: u64, len: u64) -> SysResult<()> {
+        let flags = FallocateFlags::from_bits(mode.cast_unsigned()).ok_or(Errno::EOPNOTSUPP)?;
+        Ok(rustix::fs::fallocate(self.fd(), flags, offset, len)?)
+    }
+
+    fn seek_data(&self, offset: u64, _: u64, hole: bool) -> SysResult<u64> {
+        // The host's position of the file is used by nobody.
+        let from = if hole { SeekFrom::Hole(offset) } else { SeekFrom::Data(offset) };
+        Ok(rustix::fs::seek(self.fd(), from)?)
     }
 
     fn host_file(&self) -> SysResult<Arc<HostFile>> {

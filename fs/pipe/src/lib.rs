@@ -1,6 +1,8 @@
 //! Pipes and fifos (pipe(7)).
 #![forbid(unsafe_code)]
 
+mod splice;
+
 use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,6 +17,8 @@ use vfs::{Attr, FileOps, IoctlArg, new_ino};
 const CAPACITY: usize = 65536;
 /// Writes up to this size are all or nothing (`PIPE_BUF`).
 const ATOMIC: usize = 4096;
+/// Bytes that are copied at once.
+const PAGE: usize = 4096;
 
 #[derive(Default)]
 struct State {
@@ -89,17 +93,21 @@ impl FileOps for PipeEnd {
         let mut total = 0;
         while buf.remaining() > 0 && !state.data.is_empty() {
             let (front, _) = state.data.as_slices();
-            let want = front.len().min(buf.remaining());
+            let want = front.len().min(buf.remaining()).min(PAGE);
+            let start = buf.done();
             match buf.copy_out(front.get(..want).unwrap_or_default()) {
-                Ok(count) => {
+                Ok(count) if count == want => {
                     state.data.drain(..count);
                     total += count;
-                    if count < want {
-                        break;
-                    }
                 }
-                Err(errno) if total == 0 => return Err(errno),
-                Err(_) => break,
+                // As on Linux, a page goes as a whole or not at all.
+                result => {
+                    buf.rewind(start);
+                    if total == 0 {
+                        return result.and(Err(Errno::EFAULT));
+                    }
+                    break;
+                }
             }
         }
         drop(state);
@@ -122,20 +130,23 @@ impl FileOps for PipeEnd {
         }
         let mut left = room.min(wanted);
         let mut total = 0;
-        let mut chunk = [0; 4096];
+        let mut chunk = [0; PAGE];
         while left > 0 {
-            let part = chunk.get_mut(..left.min(ATOMIC)).unwrap_or_default();
+            let part = chunk.get_mut(..left.min(PAGE)).unwrap_or_default();
+            let start = buf.done();
             match buf.copy_in(part) {
-                Ok(count) => {
-                    state.data.extend(part.get(..count).unwrap_or_default());
+                Ok(count) if count == part.len() => {
+                    state.data.extend(&*part);
                     total += count;
                     left -= count;
-                    if count < part.len() {
-                        break;
-                    }
                 }
-                Err(errno) if total == 0 => return Err(errno),
-                Err(_) => break,
+                result => {
+                    buf.rewind(start);
+                    if total == 0 {
+                        return result.and(Err(Errno::EFAULT));
+                    }
+                    break;
+                }
             }
         }
         drop(state);

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use abi::structs::Timespec;
 use abi::{Errno, SysResult};
-use rustix::fs::MemfdFlags;
+use rustix::fs::{FallocateFlags, MemfdFlags, SeekFrom};
 use sync::Mutex;
 use usermem::{Access, HostFile, IoBuf, Segment};
 use vfs::{Attr, FileOps};
 
-/// Largest file.
-const MAX_SIZE: u64 = 1 << 40;
+/// Largest file (`MAX_LFS_FILESIZE`).
+const MAX_SIZE: u64 = i64::MAX as u64;
 
 struct State {
     size: u64,
@@ -47,7 +47,8 @@ impl Regular {
     pub fn fill(&self, attr: &mut Attr) {
         let state = self.state.lock();
         attr.size = state.size;
-        attr.blocks = state.size.div_ceil(512);
+        // Holes take no space.
+        attr.blocks = rustix::fs::fstat(self.file.as_fd()).map_or(0, |stat| stat.st_blocks.cast_unsigned());
         if (state.mtime.sec, state.mtime.nsec) > (attr.mtime.sec, attr.mtime.nsec) {
             attr.mtime = state.mtime;
         }
@@ -68,28 +69,13 @@ impl Regular {
     }
 }
 
-impl FileOps for Regular {
-    fn read(&self, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
-        let size = self.state.lock().size;
-        let mut total = 0;
-        while buf.remaining() > 0 && offset + (total as u64) < size {
-            let at = offset + total as u64;
-            let result = buf.host_io(Access::Write, &mut |segments| usermem::preadv(self.file.as_fd(), segments, at));
-            match result {
-                Ok(0) => break,
-                Ok(count) => total += count,
-                Err(errno) if total == 0 => return Err(errno),
-                Err(_) => break,
-            }
+impl Regular {
+    fn write_locked(&self, state: &mut State, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
+        if buf.remaining() == 0 {
+            return Ok(0);
         }
-        Ok(total)
-    }
-
-    fn write(&self, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
-        if offset.checked_add(buf.remaining() as u64).is_none_or(|end| end > MAX_SIZE) {
-            return Err(Errno::EFBIG);
-        }
-        let mut state = self.state.lock();
+        let room = MAX_SIZE.checked_sub(offset).filter(|room| *room > 0).ok_or(Errno::EFBIG)?;
+        buf.limit(usize::try_from(room).unwrap_or(usize::MAX));
         let mut total = 0;
         while buf.remaining() > 0 {
             let at = offset + total as u64;
@@ -104,6 +90,73 @@ impl FileOps for Regular {
         state.size = state.size.max(offset + total as u64);
         state.mtime = super::now();
         Ok(total)
+    }
+}
+
+impl FileOps for Regular {
+    fn read(&self, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
+        let size = self.state.lock().size;
+        let mut total = 0;
+        while buf.remaining() > 0 && offset.saturating_add(total as u64) < size {
+            let at = offset + total as u64;
+            let result = buf.host_io(Access::Write, &mut |segments| usermem::preadv(self.file.as_fd(), segments, at));
+            match result {
+                Ok(0) => break,
+                Ok(count) => total += count,
+                Err(errno) if total == 0 => return Err(errno),
+                Err(_) => break,
+            }
+        }
+        Ok(total)
+    }
+
+    fn write(&self, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
+        self.write_locked(&mut self.state.lock(), buf, offset)
+    }
+
+    fn append(&self, buf: &mut IoBuf<'_>, limit: u64) -> SysResult<(usize, u64)> {
+        let mut state = self.state.lock();
+        let end = state.size;
+        if buf.remaining() > 0 && end >= limit {
+            return Err(Errno::EFBIG);
+        }
+        buf.limit(usize::try_from(limit.saturating_sub(end)).unwrap_or(usize::MAX));
+        let count = self.write_locked(&mut state, buf, end)?;
+        Ok((count, end + count as u64))
+    }
+
+    fn is_regular(&self) -> bool {
+        true
+    }
+
+    fn allocate(&self, mode: i32, offset: u64, len: u64) -> SysResult<()> {
+        // What Linux's own tmpfs knows.
+        let flags = FallocateFlags::from_bits(mode.cast_unsigned()).ok_or(Errno::EOPNOTSUPP)?;
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let end = offset.checked_add(len).filter(|end| *end <= MAX_SIZE).ok_or(Errno::EFBIG)?;
+        let mut state = self.state.lock();
+        match flags {
+            flags if flags == punch => rustix::fs::fallocate(self.file.as_fd(), flags, offset, len)?,
+            flags if flags.is_empty() || flags == FallocateFlags::KEEP_SIZE => {
+                // The host would rather kill than refuse.
+                let info = rustix::system::sysinfo();
+                if len > info.freeram.saturating_mul(info.mem_unit.into()) {
+                    return Err(Errno::ENOSPC);
+                }
+                rustix::fs::fallocate(self.file.as_fd(), flags, offset, len)?;
+                if flags.is_empty() {
+                    state.size = state.size.max(end);
+                }
+            }
+            _ => return Err(Errno::EOPNOTSUPP),
+        }
+        state.mtime = super::now();
+        Ok(())
+    }
+
+    fn seek_data(&self, offset: u64, _: u64, hole: bool) -> SysResult<u64> {
+        let from = if hole { SeekFrom::Hole(offset) } else { SeekFrom::Data(offset) };
+        Ok(rustix::fs::seek(self.file.as_fd(), from)?)
     }
 
     fn host_file(&self) -> SysResult<Arc<HostFile>> {

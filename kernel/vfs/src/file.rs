@@ -38,6 +38,39 @@ pub trait FileOps: Send + Sync + Any {
         Err(Errno::EINVAL)
     }
 
+    /// Writes at the end, wherever that is by then; returns how much, and where the end is now. The file grows to `limit` at most.
+    ///
+    /// # Errors
+    /// As [`FileOps::write`]; `EFBIG` when it is as large as `limit`.
+    fn append(&self, buf: &mut IoBuf<'_>, limit: u64) -> SysResult<(usize, u64)> {
+        let end = self.attr().unwrap_or_default().size;
+        buf.limit(room(end, limit, buf.remaining())?);
+        let count = self.write(buf, end)?;
+        Ok((count, end.saturating_add(count as u64)))
+    }
+
+    /// Whether it is a regular file: its size is limited (RLIMIT_FSIZE), and it can be given out as a whole (sendfile(2)).
+    fn is_regular(&self) -> bool {
+        false
+    }
+
+    /// fallocate(2), with a checked mode and range.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`, `ENOSPC`, `EFBIG`.
+    fn allocate(&self, _mode: i32, _offset: u64, _len: u64) -> SysResult<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Where the next hole (or the next data) begins, from `offset` on, which lies before the end of a file of `size`.
+    ///
+    /// # Errors
+    /// `ENXIO` when there is no data any more.
+    fn seek_data(&self, offset: u64, size: u64, hole: bool) -> SysResult<u64> {
+        // No holes known: all is data up to the end, where the one hole begins.
+        Ok(if hole { size } else { offset })
+    }
+
     /// Whether there is no position (pipes, terminals, sockets).
     fn is_stream(&self) -> bool {
         false
@@ -104,6 +137,27 @@ pub trait FileOps: Send + Sync + Any {
 
 /// `O_LARGEFILE` of the kernel: the C library's is 0 where `off_t` has 64 bits.
 const O_LARGEFILE: i32 = 0o100_000;
+
+/// What a write is besides its bytes.
+#[derive(Clone, Copy, Default)]
+pub struct WriteOptions<'a> {
+    /// Where; at the position if `None`.
+    pub at: Option<u64>,
+    /// At the end, whatever O_APPEND says (RWF_APPEND, RWF_NOAPPEND).
+    pub append: Option<bool>,
+    /// To the disk (RWF_DSYNC).
+    pub sync: bool,
+    /// Size up to which the caller may write (RLIMIT_FSIZE): only asked for regular files.
+    pub limit: Option<&'a dyn Fn() -> u64>,
+}
+
+/// How much of `len` bytes at `at` lies below `limit`.
+fn room(at: u64, limit: u64, len: usize) -> SysResult<usize> {
+    match limit.saturating_sub(at) {
+        0 if len > 0 => Err(Errno::EFBIG),
+        room => Ok(usize::try_from(room).unwrap_or(usize::MAX).min(len)),
+    }
+}
 
 /// Position and directory snapshot.
 #[derive(Default)]
@@ -182,6 +236,11 @@ impl File {
         self.cursor.lock().offset
     }
 
+    /// Moves there, after a transfer from the position that was made elsewhere.
+    pub fn set_position(&self, offset: u64) {
+        self.cursor.lock().offset = offset;
+    }
+
     /// Who is told of readiness.
     #[must_use]
     pub fn owner(&self) -> FileOwner {
@@ -252,22 +311,51 @@ impl File {
     /// Writes at the position (the end with `O_APPEND`), or at `at`.
     ///
     /// # Errors
-    /// `EBADF` when not open for writing, `ESPIPE`; what the file says.
+    /// As [`File::write_with`].
     pub fn write(&self, buf: &mut IoBuf<'_>, at: Option<u64>) -> SysResult<usize> {
+        self.write_with(buf, WriteOptions { at, ..WriteOptions::default() })
+    }
+
+    /// Writes at the position or elsewhere, as `options` say.
+    ///
+    /// # Errors
+    /// `EBADF` when not open for writing, `ESPIPE`, `EFBIG` at the largest size; what the file says.
+    pub fn write_with(&self, buf: &mut IoBuf<'_>, options: WriteOptions<'_>) -> SysResult<usize> {
         self.check(true)?;
         if self.ops.is_stream() {
-            return if at.is_some() { Err(Errno::ESPIPE) } else { self.ops.write(buf, 0) };
+            return if options.at.is_some() { Err(Errno::ESPIPE) } else { self.ops.write(buf, 0) };
         }
-        if let Some(at) = at {
-            return self.ops.write(buf, at);
+        let regular = self.ops.is_regular();
+        let limit = options.limit.filter(|_| regular).map_or(u64::MAX, |limit| limit());
+        let append = options.append.unwrap_or(self.flags() & c::O_APPEND != 0);
+        let count = match options.at {
+            // As on Linux, O_APPEND wins over the offset (pwrite(2), BUGS).
+            Some(_) if append => self.ops.append(buf, limit)?.0,
+            Some(at) => self.write_at(buf, at, limit)?,
+            None => {
+                let mut cursor = self.cursor.lock();
+                if append && buf.remaining() > 0 {
+                    let (count, end) = self.ops.append(buf, limit)?;
+                    cursor.offset = end;
+                    count
+                } else {
+                    let count = self.write_at(buf, cursor.offset, limit)?;
+                    cursor.offset = cursor.offset.saturating_add(count as u64);
+                    count
+                }
+            }
+        };
+        if regular && count > 0 && (options.sync || self.flags() & c::O_DSYNC != 0) {
+            self.ops.fsync()?;
         }
-        let mut cursor = self.cursor.lock();
-        if self.flags() & c::O_APPEND != 0 {
-            cursor.offset = self.attr()?.size;
-        }
-        let count = self.ops.write(buf, cursor.offset)?;
-        cursor.offset = cursor.offset.saturating_add(count as u64);
         Ok(count)
+    }
+
+    fn write_at(&self, buf: &mut IoBuf<'_>, at: u64, limit: u64) -> SysResult<usize> {
+        if limit != u64::MAX {
+            buf.limit(room(at, limit, buf.remaining())?);
+        }
+        self.ops.write(buf, at)
     }
 
     /// lseek(2).
@@ -275,11 +363,14 @@ impl File {
     /// # Errors
     /// `ESPIPE`, `EINVAL`, `ENXIO`, `EOVERFLOW`.
     pub fn seek(&self, offset: i64, whence: i32) -> SysResult<u64> {
-        if self.ops.is_stream() {
-            return Err(Errno::ESPIPE);
+        if self.flags() & c::O_PATH != 0 {
+            return Err(Errno::EBADF);
         }
         if self.ops.pinned() {
-            return Ok(0);
+            return if (c::SEEK_SET..=c::SEEK_HOLE).contains(&whence) { Ok(0) } else { Err(Errno::EINVAL) };
+        }
+        if self.ops.is_stream() {
+            return Err(Errno::ESPIPE);
         }
         let mut cursor = self.cursor.lock();
         let size = || Ok::<_, Errno>(self.attr()?.size);
@@ -287,13 +378,10 @@ impl File {
             c::SEEK_SET => Some(offset),
             c::SEEK_CUR => cursor.offset.cast_signed().checked_add(offset),
             c::SEEK_END => size()?.cast_signed().checked_add(offset),
-            // No holes known: all is data up to the end, where the one hole begins.
             c::SEEK_DATA | c::SEEK_HOLE => {
                 let size = size()?;
-                if offset < 0 || offset.cast_unsigned() >= size {
-                    return Err(Errno::ENXIO);
-                }
-                Some(if whence == c::SEEK_DATA { offset } else { size.cast_signed() })
+                let from = u64::try_from(offset).ok().filter(|from| *from < size).ok_or(Errno::ENXIO)?;
+                Some(self.ops.seek_data(from, size, whence == c::SEEK_HOLE)?.cast_signed())
             }
             _ => return Err(Errno::EINVAL),
         };

@@ -14,7 +14,7 @@ mod lock;
 
 pub use dentry::{Dentry, FsContext, Lookup};
 pub use fdtable::{FdTable, MAX_FDS};
-pub use file::{File, FileOps, FileOwner, IoctlArg};
+pub use file::{File, FileOps, FileOwner, IoctlArg, WriteOptions};
 pub use inode::{Attr, DirEntry, Endpoint, Inode, NewNode, SetAttr, new_dev, new_ino};
 pub use lease::{Breaking, LEASE_BREAK_TIME, break_leases};
 pub use lock::{Conflict, LOCK_END, LockClass, LockInfo, LockKind, Owner, Waiting, all_locks};

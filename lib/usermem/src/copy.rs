@@ -249,6 +249,19 @@ pub fn writev(fd: BorrowedFd<'_>, segments: &[Segment]) -> SysResult<usize> {
     host_vectored(fd, segments, None, true)
 }
 
+/// Writes from guest memory at the end of a file, wherever that is by then (pwritev2(2), RWF_APPEND).
+///
+/// # Errors
+/// As pwritev2(2).
+pub fn append(fd: BorrowedFd<'_>, segments: &[Segment]) -> SysResult<usize> {
+    let iovecs: SmallVec<[libc::iovec; 8]> =
+        segments.iter().map(|segment| libc::iovec { iov_base: segment.ptr.cast(), iov_len: segment.len }).collect();
+    let count = i32::try_from(iovecs.len()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: as in `host_vectored`.
+    let done = unsafe { libc::pwritev2(fd.as_raw_fd(), iovecs.as_ptr(), count, 0, libc::RWF_APPEND) };
+    usize::try_from(done).map_err(|_| std::io::Error::last_os_error().into())
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::OwnedFd;

@@ -7,7 +7,7 @@ mod copy;
 mod file;
 mod memory;
 
-pub use copy::{Segment, install_fault_handler, preadv, pwritev, readv, writev};
+pub use copy::{Segment, append, install_fault_handler, preadv, pwritev, readv, writev};
 pub use file::HostFile;
 pub use memory::{Access, IoBuf, MAX_RW, UserMemory, UserMemoryExt};
 

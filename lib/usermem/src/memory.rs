@@ -8,6 +8,9 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 use crate::FutexKey;
 use crate::copy::Segment;
 
+/// The end of what can be user memory (`TASK_SIZE_MAX`).
+const USER_END: u64 = 0x7fff_ffff_f000;
+
 /// Bytes of one read or write at most (`MAX_RW_COUNT`).
 pub const MAX_RW: usize = 0x7fff_f000;
 
@@ -153,15 +156,15 @@ impl<M: UserMemory + ?Sized + AsDyn> UserMemoryExt for M {
     }
 
     fn read_iovecs(&self, addr: u64, count: u64) -> SysResult<SmallVec<[Iovec; 8]>> {
-        if count > 1024 {
+        let count = usize::try_from(count).ok().filter(|count| *count <= 1024).ok_or(Errno::EINVAL)?;
+        let mut iovecs: SmallVec<[Iovec; 8]> = SmallVec::from_elem(Iovec::default(), count);
+        self.read(addr, iovecs.as_mut_slice().as_mut_bytes())?;
+        if iovecs.iter().any(|iovec| i64::try_from(iovec.len).is_err()) {
             return Err(Errno::EINVAL);
         }
-        let mut iovecs = SmallVec::new();
-        let mut total = 0u64;
-        for i in 0..count {
-            let iovec: Iovec = self.read_obj(addr.checked_add(i * 16).ok_or(Errno::EFAULT)?)?;
-            total = total.checked_add(iovec.len).filter(|total| i64::try_from(*total).is_ok()).ok_or(Errno::EINVAL)?;
-            iovecs.push(iovec);
+        // What can't be user memory is refused before anything is done.
+        if iovecs.iter().any(|iovec| iovec.base.checked_add(iovec.len).is_none_or(|end| end > USER_END)) {
+            return Err(Errno::EFAULT);
         }
         Ok(iovecs)
     }
@@ -258,6 +261,11 @@ impl<'a> IoBuf<'a> {
     /// Goes back to a position that [`IoBuf::done`] has given: what came after is to be done again.
     pub fn rewind(&mut self, done: usize) {
         self.at = self.at.min(done);
+    }
+
+    /// Cuts it to `count` bytes from here on at most.
+    pub fn limit(&mut self, count: usize) {
+        self.len = self.len.min(self.at.saturating_add(count));
     }
 
     /// Takes all that is left as done.

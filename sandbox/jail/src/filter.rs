@@ -16,6 +16,8 @@ const ALLOWED: &[i64] = &[
     libc::SYS_writev,
     libc::SYS_preadv,
     libc::SYS_pwritev,
+    // O_APPEND to host files that others append to as well.
+    libc::SYS_pwritev2,
     libc::SYS_pread64,
     libc::SYS_pwrite64,
     libc::SYS_write,

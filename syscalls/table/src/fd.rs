@@ -22,14 +22,6 @@ pub const ENTRIES: &[Entry] = &[
     partial(nr::IOCTL, ioctl, "terminals: TCGETS and TIOCGWINSZ"),
     full(nr::PIPE, |t, a| make_pipe(t, a[0], 0)),
     partial(nr::PIPE2, |t, a| make_pipe(t, a[0], int(a[1])), "no O_DIRECT"),
-    full(nr::FSYNC, |t, a| file(t, a[0])?.ops.fsync().map(|()| 0)),
-    full(nr::FDATASYNC, |t, a| file(t, a[0])?.ops.fsync().map(|()| 0)),
-    full(nr::FADVISE64, |t, a| match (file(t, a[0])?.attr()?.kind(), int(a[3])) {
-        (c::S_IFIFO, _) => Err(Errno::ESPIPE),
-        // All advice is for a cache that is the host's business.
-        (_, c::POSIX_FADV_NORMAL..=c::POSIX_FADV_NOREUSE) => Ok(0),
-        _ => Err(Errno::EINVAL),
-    }),
 ];
 
 /// Puts a file at the lowest free descriptor.

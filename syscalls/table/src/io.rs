@@ -1,15 +1,17 @@
 //! Reading and writing.
 
+use std::sync::Arc;
+
 use abi::poll::PollEvents;
 use abi::signal::SigInfo;
 use abi::{Errno, SysResult, c, nr};
 use socket::SocketFile;
 use task::Current;
 use usermem::{IoBuf, UserMemoryExt};
-use vfs::File;
+use vfs::{File, WriteOptions};
 
 use crate::args::{file, int, uint};
-use crate::{Entry, full, partial};
+use crate::{Entry, full};
 
 pub const ENTRIES: &[Entry] = &[
     full(nr::READ, |t, a| read(t, &*file(t, a[0])?, &mut IoBuf::user(&*t.mm, a[1], a[2]), None)),
@@ -18,27 +20,91 @@ pub const ENTRIES: &[Entry] = &[
     full(nr::PWRITE64, |t, a| write(t, &*file(t, a[0])?, &mut IoBuf::user(&*t.mm, a[1], a[2]), Some(offset(a[3])?))),
     full(nr::READV, |t, a| read(t, &*file(t, a[0])?, &mut vector(t, a)?, None)),
     full(nr::WRITEV, |t, a| write(t, &*file(t, a[0])?, &mut vector(t, a)?, None)),
-    full(nr::PREADV, |t, a| read(t, &*file(t, a[0])?, &mut vector(t, a)?, Some(offset(a[3])?))),
-    full(nr::PWRITEV, |t, a| write(t, &*file(t, a[0])?, &mut vector(t, a)?, Some(offset(a[3])?))),
+    full(nr::PREADV, |t, a| read(t, &*positioned(t, a)?, &mut vector(t, a)?, Some(offset(a[3])?))),
+    full(nr::PWRITEV, |t, a| write(t, &*positioned(t, a)?, &mut vector(t, a)?, Some(offset(a[3])?))),
+    full(nr::PREADV2, preadv2),
+    full(nr::PWRITEV2, pwritev2),
     full(nr::LSEEK, |t, a| file(t, a[0])?.seek(a[1].cast_signed(), int(a[2]))),
     full(nr::GETDENTS64, getdents),
-    partial(nr::SENDFILE, sendfile, "copies through the kernel"),
 ];
+
+/// Flags of preadv2(2) and pwritev2(2), by their values here.
+const RWF_HIPRI: i32 = 0x1;
+const RWF_DSYNC: i32 = 0x2;
+const RWF_SYNC: i32 = 0x4;
+const RWF_NOWAIT: i32 = 0x8;
+const RWF_APPEND: i32 = 0x10;
+const RWF_NOAPPEND: i32 = 0x20;
 
 fn offset(arg: u64) -> SysResult<u64> {
     if arg.cast_signed() < 0 { Err(Errno::EINVAL) } else { Ok(arg) }
 }
 
+/// The file of a call with an offset, which is refused before the vectors are looked at.
+fn positioned(t: &Current, a: [u64; 6]) -> SysResult<Arc<File>> {
+    let file = file(t, a[0])?;
+    if file.ops.is_stream() { Err(Errno::ESPIPE) } else { Ok(file) }
+}
+
 fn vector(t: &Current, a: [u64; 6]) -> SysResult<IoBuf<'_>> {
-    Ok(IoBuf::iovecs(&*t.mm, t.mm.read_iovecs(a[1], uint(a[2]).into())?))
+    // The descriptor is looked at first.
+    file(t, a[0])?;
+    Ok(IoBuf::iovecs(&*t.mm, t.mm.read_iovecs(a[1], a[2])?))
+}
+
+/// How a transfer is to be done.
+#[derive(Clone, Copy, Default)]
+pub struct Mode {
+    /// Where; at the position if `None`.
+    at: Option<u64>,
+    append: Option<bool>,
+    sync: bool,
+    nowait: bool,
+}
+
+/// Decodes offset and flags of preadv2(2) and pwritev2(2).
+fn mode(file: &File, a: [u64; 6]) -> SysResult<Mode> {
+    let flags = int(a[5]);
+    if flags & !(RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND | RWF_NOAPPEND) != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    if flags & RWF_APPEND != 0 && flags & RWF_NOAPPEND != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let at = if a[3].cast_signed() == -1 { None } else { Some(offset(a[3])?) };
+    if at.is_some() && file.ops.is_stream() {
+        return Err(Errno::ESPIPE);
+    }
+    let append = match flags & (RWF_APPEND | RWF_NOAPPEND) {
+        0 => None,
+        flag => Some(flag == RWF_APPEND),
+    };
+    Ok(Mode { at, append, sync: flags & (RWF_SYNC | RWF_DSYNC) != 0, nowait: flags & RWF_NOWAIT != 0 })
+}
+
+fn preadv2(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let file = file(t, a[0])?;
+    let mode = mode(&file, a)?;
+    read_with(t, &file, &mut vector(t, a)?, mode)
+}
+
+fn pwritev2(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let file = file(t, a[0])?;
+    let mode = mode(&file, a)?;
+    write_with(t, &file, &mut vector(t, a)?, mode)
 }
 
 /// Reads, waiting for data if the file isn't non-blocking.
 pub fn read(t: &Current, file: &File, buf: &mut IoBuf<'_>, at: Option<u64>) -> SysResult<u64> {
+    read_with(t, file, buf, Mode { at, ..Mode::default() })
+}
+
+fn read_with(t: &Current, file: &File, buf: &mut IoBuf<'_>, mode: Mode) -> SysResult<u64> {
+    let at = mode.at;
     if at.is_none() && SocketFile::of(file).is_some() {
         return crate::socket::read(t, file, buf);
     }
-    if file.nonblocking() {
+    if file.nonblocking() || mode.nowait {
         return file.read(buf, at).map(|count| count as u64);
     }
     t.block_on(file.ops.wait_queue(), PollEvents::READABLE, None, || file.read(buf, at)).map(|count| count as u64)
@@ -46,27 +112,54 @@ pub fn read(t: &Current, file: &File, buf: &mut IoBuf<'_>, at: Option<u64>) -> S
 
 /// Writes all, waiting for room if the file isn't non-blocking.
 pub fn write(t: &Current, file: &File, buf: &mut IoBuf<'_>, at: Option<u64>) -> SysResult<u64> {
-    if at.is_none() && SocketFile::of(file).is_some() {
+    write_with(t, file, buf, Mode { at, ..Mode::default() })
+}
+
+fn write_with(t: &Current, file: &File, buf: &mut IoBuf<'_>, mode: Mode) -> SysResult<u64> {
+    if mode.at.is_none() && SocketFile::of(file).is_some() {
         return crate::socket::write(t, file, buf);
     }
     let start = buf.done();
-    let result = if file.nonblocking() || !file.ops.is_stream() {
-        file.write(buf, at).map(drop)
+    let result = if file.nonblocking() || mode.nowait || !file.ops.is_stream() {
+        let limit = || t.task.group.limit(c::RLIMIT_FSIZE);
+        let options = WriteOptions { at: mode.at, append: mode.append, sync: mode.sync, limit: Some(&limit) };
+        file.write_with(buf, options).map(drop)
     } else {
-        let mut attempt = || match file.write(buf, at) {
+        let mut attempt = || match file.write(buf, mode.at) {
             Ok(_) if buf.remaining() > 0 => Err(Errno::EAGAIN),
             result => result.map(drop),
         };
         t.block_on(file.ops.wait_queue(), PollEvents::WRITABLE, None, &mut attempt)
     };
-    if let Err(Errno::EPIPE) = result {
-        t.task.signal(SigInfo::from_process(c::SIGPIPE, c::SI_USER, t.task.group.pid, 0));
+    match result {
+        Err(Errno::EPIPE) => t.task.signal(SigInfo::from_process(c::SIGPIPE, c::SI_USER, t.task.group.pid, 0)),
+        Err(Errno::EFBIG) => too_large(t),
+        _ => {}
     }
     match (result, buf.done() - start) {
         // What has been written counts, whatever came after.
         (Err(errno), 0) => Err(errno),
         (_, count) => Ok(count as u64),
     }
+}
+
+/// What follows from `EFBIG` when it is a limit of the process's own (setrlimit(2), RLIMIT_FSIZE).
+pub fn too_large(t: &Current) {
+    if t.task.group.limit(c::RLIMIT_FSIZE) != c::RLIM_INFINITY {
+        t.task.signal(SigInfo::from_process(c::SIGXFSZ, c::SI_USER, t.task.group.pid, 0));
+    }
+}
+
+/// Refuses to make a file larger than the process may.
+///
+/// # Errors
+/// `EFBIG`, and `SIGXFSZ` is sent.
+pub fn check_size(t: &Current, size: u64) -> SysResult<()> {
+    if size > t.task.group.limit(c::RLIMIT_FSIZE) {
+        too_large(t);
+        return Err(Errno::EFBIG);
+    }
+    Ok(())
 }
 
 /// getdents64(2): inode, offset, length, type, name.
@@ -95,35 +188,4 @@ fn getdents(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     }
     t.mm.write(a[1], &bytes)?;
     Ok(bytes.len() as u64)
-}
-
-fn sendfile(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let (to, from) = (file(t, a[0])?, file(t, a[1])?);
-    let mut at: Option<u64> = if a[2] == 0 { None } else { Some(offset(t.mm.read_obj(a[2])?)?) };
-    let mut chunk = vec![0; 1 << 16];
-    let mut total = 0u64;
-    while total < a[3] {
-        let want = usize::try_from(a[3] - total).unwrap_or(usize::MAX).min(chunk.len());
-        let part = chunk.get_mut(..want).unwrap_or_default();
-        let count = match from.read(&mut IoBuf::kernel_mut(part), at) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(errno) if total == 0 => return Err(errno),
-            Err(_) => break,
-        };
-        let done = match write(t, &to, &mut IoBuf::kernel(part.get(..count).unwrap_or_default()), None) {
-            Ok(done) => done,
-            Err(errno) if total == 0 => return Err(errno),
-            Err(_) => break,
-        };
-        at = at.map(|at| at + done);
-        total += done;
-        if done < count as u64 {
-            break;
-        }
-    }
-    if let Some(at) = at {
-        t.mm.write_obj(a[2], &at)?;
-    }
-    Ok(total)
 }

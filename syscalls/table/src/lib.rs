@@ -4,6 +4,7 @@
 //! counted in `Kernel::unknown`.
 #![forbid(unsafe_code)]
 
+mod alloc;
 mod args;
 mod credentials;
 mod epoll;
@@ -23,6 +24,7 @@ mod process;
 mod seccomp;
 mod signal;
 mod socket;
+mod splice;
 mod stat;
 mod strace;
 mod time;
@@ -60,6 +62,7 @@ const fn partial(nr: u64, handler: Handler, note: &'static str) -> Entry {
 
 /// The table, by area.
 const AREAS: &[&[Entry]] = &[
+    alloc::ENTRIES,
     credentials::ENTRIES,
     epoll::ENTRIES,
     fcntl::ENTRIES,
@@ -78,6 +81,7 @@ const AREAS: &[&[Entry]] = &[
     seccomp::ENTRIES,
     signal::ENTRIES,
     socket::ENTRIES,
+    splice::ENTRIES,
     stat::ENTRIES,
     time::ENTRIES,
     xattr::ENTRIES,

@@ -10,7 +10,7 @@ use usermem::UserMemoryExt;
 use vfs::{Dentry, File, FileOps, Lookup, NewNode, SetAttr};
 
 use crate::args::{file, int, path, start, uint, walk};
-use crate::{Entry, fd, full, lock, partial};
+use crate::{Entry, fd, full, io, lock, partial};
 
 const CWD: u64 = c::AT_FDCWD as u64;
 
@@ -52,11 +52,11 @@ pub const ENTRIES: &[Entry] = &[
     full(nr::FCHOWN, |t, a| set_file(t, a[0], &owner(a[1], a[2]))),
     full(nr::FCHOWNAT, |t, a| set(t, a[0], a[1], int(a[4]), &owner(a[2], a[3]))),
     full(nr::TRUNCATE, |t, a| {
-        let size = Some(u64::try_from(a[1].cast_signed()).map_err(|_| Errno::EINVAL)?);
+        let size = new_size(t, a[1])?;
         set(t, CWD, a[0], 0, &SetAttr { size, ..SetAttr::default() })
     }),
     full(nr::FTRUNCATE, |t, a| {
-        let size = Some(u64::try_from(a[1].cast_signed()).map_err(|_| Errno::EINVAL)?);
+        let size = new_size(t, a[1])?;
         if file(t, a[0])?.flags() & c::O_ACCMODE == c::O_RDONLY {
             return Err(Errno::EINVAL);
         }
@@ -64,6 +64,13 @@ pub const ENTRIES: &[Entry] = &[
     }),
     full(nr::UTIMENSAT, utimensat),
 ];
+
+/// The size that truncate(2) asks for.
+fn new_size(t: &Current, arg: u64) -> SysResult<Option<u64>> {
+    let size = u64::try_from(arg.cast_signed()).map_err(|_| Errno::EINVAL)?;
+    io::check_size(t, size)?;
+    Ok(Some(size))
+}
 
 fn mode(bits: u64) -> SetAttr {
     SetAttr { mode: Some(uint(bits) & 0o7777), ..SetAttr::default() }

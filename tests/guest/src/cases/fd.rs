@@ -17,7 +17,6 @@ pub const CASES: &[Case] = &[
     Case { name: "pipe-nonblocking", calls: "pipe2 fcntl ioctl", run: pipe_nonblocking },
     Case { name: "pipe-broken", calls: "write", run: pipe_broken },
     Case { name: "pipe-blocks", calls: "read write", run: pipe_blocks },
-    Case { name: "sendfile", calls: "sendfile", run: sendfile },
     Case { name: "sync", calls: "fsync fdatasync fadvise64", run: sync },
     Case { name: "poll", calls: "poll ppoll", run: polling },
     Case { name: "select", calls: "select pselect6", run: selecting },
@@ -213,19 +212,6 @@ fn pipe_blocks() {
     let big = vec![7u8; 1_000_000];
     assert_eq!(ok!(SYS_write, w, big.as_ptr(), big.len()), 1_000_000);
     assert_eq!(reader.join().unwrap(), 1_000_000);
-}
-
-fn sendfile() {
-    let fd = file(c"f");
-    put(fd, b"0123456789");
-    let [r, w] = new_pipe();
-    let mut offset = 3i64;
-    assert_eq!(ok!(SYS_sendfile, w, fd, &mut offset, 4), 4);
-    assert_eq!((offset, get(r, 10)), (7, b"3456".to_vec()));
-    ok!(SYS_lseek, fd, 8, SEEK_SET);
-    assert_eq!(ok!(SYS_sendfile, w, fd, 0, 100), 2);
-    assert_eq!(ok!(SYS_lseek, fd, 0, SEEK_CUR), 10);
-    assert_eq!(sys!(SYS_sendfile, w, -1, 0, 1), Err(EBADF));
 }
 
 fn sync() {

@@ -17,6 +17,7 @@ mod seccomp;
 mod signal;
 mod socket;
 mod time;
+mod transfer;
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Case> {
@@ -36,6 +37,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         signal::CASES,
         socket::CASES,
         time::CASES,
+        transfer::CASES,
     ]
     .into_iter()
     .flatten()
