@@ -58,8 +58,7 @@ struct Proc {
 impl Proc {
     /// The task that asks, if it is one.
     fn caller(&self) -> Option<Arc<Task>> {
-        let tid = std::thread::current().name()?.strip_prefix("task-")?.parse().ok()?;
-        self.kernel.task(tid)
+        task::current().filter(|task| Arc::ptr_eq(&task.kernel, &self.kernel))
     }
 
     /// Nanoseconds since the sandbox started.

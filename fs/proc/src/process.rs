@@ -114,7 +114,7 @@ impl Member {
         }
         let tasks = group.tasks.lock().clone();
         let id = self.thread.unwrap_or(self.pid);
-        let task = tasks.iter().find(|task| task.tid == id);
+        let task = tasks.iter().find(|task| task.tid() == id);
         if self.thread.is_some() && task.is_none() {
             return None;
         }
@@ -209,7 +209,7 @@ impl Member {
                 Ok(list.map(|(fd, _)| self.entry(fd.to_string(), Item::Fd(fd))).collect())
             }
             Item::Tasks => {
-                let mut tids: Vec<_> = view()?.tasks.iter().map(|task| task.tid).collect();
+                let mut tids: Vec<_> = view()?.tasks.iter().map(|task| task.tid()).collect();
                 tids.sort_unstable();
                 let entry = |tid: &i32| self.thread(*tid).entry(tid.to_string(), Item::Dir);
                 Ok(tids.iter().map(entry).collect())

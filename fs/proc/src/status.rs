@@ -12,7 +12,7 @@ use mm::{ImageInfo, MapInfo};
 use usermem::{PAGE_SIZE, UserMemoryExt};
 
 use crate::process::View;
-use crate::{Proc, TICK, system};
+use crate::{Proc, TICK};
 
 /// Most that is read of arguments and environment.
 const MAX_STRINGS: u64 = 128 << 10;
@@ -48,7 +48,7 @@ fn state(view: &View) -> (char, &'static str) {
     match &view.task {
         None => ('Z', "zombie"),
         Some(_) if view.group.is_zombie() => ('Z', "zombie"),
-        Some(_) if view.group.stopped.load(Ordering::Relaxed) => ('T', "stopped"),
+        Some(_) if view.group.is_stopped() => ('T', "stopped"),
         Some(task) if task.sleeping.load(Ordering::Relaxed) => ('S', "sleeping"),
         Some(_) => ('R', "running"),
     }
@@ -97,8 +97,11 @@ fn signals(view: &View) -> Signals {
         let shared = task.lock();
         (sets.own, sets.blocked) = (shared.pending.set, shared.mask);
     }
-    sets.shared = view.group.pending.lock().set;
-    let actions = *view.group.actions.lock();
+    let actions = {
+        let signals = view.group.signals.lock();
+        sets.shared = signals.pending.set;
+        signals.actions()
+    };
     for (signo, action) in (0i32..).zip(actions) {
         match action.handler {
             SIG_DFL => {}
@@ -151,8 +154,8 @@ fn stat(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     // Where the vectors start was not kept: the strings are right above them.
     let stack = if image.args.start == 0 { named(b"[stack]", &any).end } else { image.args.start };
     let (size, resident) = usage(view);
-    // Only the address space's time is known: it shows once in all threads.
-    let time = if view.id == group.pid { system::cpu_time(group, view.task.as_ref()) } else { 0 };
+    // Only the process's time is known: it shows once in all threads.
+    let (used, children) = if view.id == group.pid { (group.used(), group.usage.lock().children) } else { Default::default() };
     let since = group.started.saturating_sub(proc.kernel.started);
     let status = if state(view).0 == 'Z' { group.ending().unwrap_or(0) } else { 0 };
     let low = |set: SigSet| set.0 & 0x7fff_ffff;
@@ -162,10 +165,13 @@ fn stat(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     out.extend(comm_escaped(view));
     let mut rest = format!(") {}", state(view).0);
     // ppid pgrp session tty_nr tpgid flags
-    let (pgid, sid) = (group.pgid.load(Ordering::Relaxed), group.sid.load(Ordering::Relaxed));
-    let _ = write!(rest, " {} {pgid} {sid} 0 -1 0", parent(view));
+    let (pgid, sid) = (group.pgid(), group.sid());
+    let (tty, foreground) = group.terminal.lock().as_ref().map_or((0, -1), |tty| (tty.rdev(), tty.foreground()));
+    let _ = write!(rest, " {} {pgid} {sid} {tty} {foreground} 0", parent(view));
     // minflt cminflt majflt cmajflt utime stime cutime cstime
-    let _ = write!(rest, " 0 0 0 0 {} 0 0 0", time / TICK);
+    let _ = write!(rest, " {} {} {} {}", used.minor_faults, children.minor_faults, used.major_faults, children.major_faults);
+    let times = [used.user, used.system, children.user, children.system].map(|time| time / TICK);
+    let _ = write!(rest, " {} {} {} {}", times[0], times[1], times[2], times[3]);
     // priority nice num_threads itrealvalue starttime
     let _ = write!(rest, " 20 0 {} 0 {}", view.tasks.len().max(1), since / TICK);
     // vsize rss rsslim

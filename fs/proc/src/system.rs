@@ -1,12 +1,10 @@
 //! The fixed tree: files about the whole system.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::{SysResult, c};
-use task::{Group, Kernel, RELEASE, Task, VERSION};
+use task::{Kernel, RELEASE, Task, VERSION};
 
 use crate::{Proc, TICK, cpuinfo, uuid};
 
@@ -107,7 +105,7 @@ fn own(proc: &Proc) -> SysResult<Vec<u8>> {
 
 fn own_thread(proc: &Proc) -> SysResult<Vec<u8>> {
     let task = proc.caller().ok_or(abi::Errno::ENOENT)?;
-    text(format!("{}/task/{}", task.group.pid, task.tid))
+    text(format!("{}/task/{}", task.group.pid, task.tid()))
 }
 
 fn hostname(proc: &Proc) -> SysResult<Vec<u8>> {
@@ -138,27 +136,11 @@ fn meminfo(_: &Proc) -> SysResult<Vec<u8>> {
     text(out)
 }
 
-/// CPU time of a process in nanoseconds: what its address space has used, or had when it ended.
-pub fn cpu_time(group: &Group, task: Option<&Arc<Task>>) -> u64 {
-    let mm = task.and_then(|task| task.lock().mm.clone());
-    mm.map_or_else(|| *group.cpu.lock(), |mm| mm.aspace().cpu_time())
-}
-
-/// CPU time of all processes; address spaces that several share count once.
+/// CPU time of all processes.
 fn total_cpu(proc: &Proc) -> u64 {
     let groups: Vec<_> = proc.kernel.groups.lock().values().cloned().collect();
-    let (mut spaces, mut total) = (BTreeMap::new(), 0u64);
-    for group in groups {
-        let task = group.tasks.lock().first().cloned();
-        match task.and_then(|task| task.lock().mm.clone()) {
-            Some(mm) => {
-                spaces.insert(Arc::as_ptr(&mm).addr(), mm.clone());
-            }
-            None => total = total.saturating_add(*group.cpu.lock()),
-        }
-    }
-    let times = spaces.values().map(|mm| mm.aspace().cpu_time());
-    let total = times.fold(total, u64::saturating_add);
+    let used = groups.iter().map(|group| group.used());
+    let total = used.fold(0u64, |sum, used| sum.saturating_add(used.user).saturating_add(used.system));
     // What processes that are gone have used must not be taken back.
     proc.cpu_seen.fetch_max(total, Ordering::Relaxed).max(total)
 }
@@ -166,7 +148,7 @@ fn total_cpu(proc: &Proc) -> u64 {
 /// Tasks that neither sleep nor are stopped, and all.
 fn running(kernel: &Kernel) -> (usize, usize) {
     let tasks: Vec<_> = kernel.tasks.lock().values().cloned().collect();
-    let idle = |task: &Task| task.sleeping.load(Ordering::Relaxed) || task.group.stopped.load(Ordering::Relaxed);
+    let idle = |task: &Task| task.sleeping.load(Ordering::Relaxed) || task.group.is_stopped();
     (tasks.iter().filter(|task| !idle(task)).count(), tasks.len())
 }
 

@@ -10,7 +10,9 @@ use mm::Dumpable;
 use vfs::Dentry;
 
 use crate::current::Current;
-use crate::tasks::{Group, Task};
+use crate::group::Group;
+use crate::kernel::Kernel;
+use crate::tasks::Task;
 
 /// As whom a task looks into another (ptrace(2), "Ptrace access mode checking").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,32 +95,6 @@ impl Current {
         self.task.tell_identity();
     }
 
-    /// The thread ends: the children that it has made and that want to know are told, and belong to another thread of the process from now on.
-    pub(crate) fn tell_children(&self) {
-        let own = &self.task.group;
-        let heir = own.tasks.lock().iter().map(|task| task.tid).find(|tid| *tid != self.task.tid);
-        let children: Vec<_> =
-            own.children.lock().iter().filter(|child| child.creator.load(Ordering::Relaxed) == self.task.tid).cloned().collect();
-        for child in children {
-            child.creator.store(heir.unwrap_or(0), Ordering::Relaxed);
-            let tasks = child.tasks.lock().clone();
-            for task in tasks {
-                let (signo, who) = {
-                    let shared = task.lock();
-                    (shared.pdeath_signal, shared.credentials.clone())
-                };
-                if signo != 0 && self.credentials.may_signal(&who) {
-                    child.signal(SigInfo::from_process(
-                        signo,
-                        c::SI_USER,
-                        own.pid,
-                        who.user_ns.from_kuid_munged(self.credentials.ruid),
-                    ));
-                }
-            }
-        }
-    }
-
     /// As [`Self::set_credentials`], without telling the platform.
     pub(crate) fn commit_credentials(&mut self, new: Credentials) {
         let old = std::mem::replace(&mut self.credentials, Arc::new(new));
@@ -166,5 +142,30 @@ impl Current {
         }
         let tasks: Vec<_> = self.task.kernel.tasks.lock().values().cloned().collect();
         tasks.iter().any(|task| !Arc::ptr_eq(&task.group, &self.task.group) && Arc::ptr_eq(&task.lock().fs, &self.fs))
+    }
+}
+
+impl Kernel {
+    /// A thread has ended that was `who`: the children that it has made and that want to know are told, and belong to its process's thread
+    /// `heir` from now on, if there is one.
+    pub(crate) fn tell_children(&self, group: &Group, tid: i32, heir: Option<i32>, who: &Credentials) {
+        if group.children.lock().is_empty() {
+            return;
+        }
+        let _jobs = self.jobs.lock();
+        let children = group.children.lock().clone();
+        for child in children.iter().filter(|child| child.parent_tid.load(Ordering::Relaxed) == tid) {
+            child.parent_tid.store(heir.unwrap_or(0), Ordering::Relaxed);
+            for task in child.threads() {
+                let (signo, other) = {
+                    let shared = task.lock();
+                    (shared.pdeath_signal, shared.credentials.clone())
+                };
+                if signo != 0 && who.may_signal(&other) {
+                    let uid = other.user_ns.from_kuid_munged(who.ruid);
+                    child.signal(SigInfo::from_process(signo, c::SI_USER, group.pid, uid));
+                }
+            }
+        }
     }
 }

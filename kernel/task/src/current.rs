@@ -12,11 +12,18 @@ use platform::{Context, Exit, UserRegs};
 use sync::{MonotonicNs, Mutex, ParkResult, WaitQueue};
 use vfs::{FdTable, FsContext};
 
+use crate::frame::Trap;
 use crate::futex::Waiter;
 use crate::tasks::Task;
 
+/// x86's number of the page fault exception.
+const PAGE_FAULT: u64 = 14;
+
 /// Stack of a task's thread: system calls don't recurse.
 const STACK_SIZE: usize = 256 << 10;
+
+/// How a call goes on that was interrupted and whose arguments don't say it (restart_syscall(2)).
+pub type Resumption = Box<dyn FnOnce(&mut Current) -> SysResult<u64> + Send>;
 
 /// The running task and what only its own thread touches.
 pub struct Current {
@@ -34,8 +41,13 @@ pub struct Current {
     pub(crate) waiter: Arc<Waiter>,
     /// The call being handled, for restarts; cleared by what replaces the registers.
     pub(crate) syscall: Option<u64>,
-    /// exit(2) of a thread among others.
-    pub(crate) lone_exit: bool,
+    /// The call that was interrupted, and how; until a signal's delivery or its absence decides what becomes of it.
+    pub(crate) interrupted: Option<(u64, Errno)>,
+    /// What restart_syscall(2) runs: set by who returns `ERESTART_RESTARTBLOCK`.
+    pub resumption: Option<Resumption>,
+    pub(crate) trap: Trap,
+    /// Wait status of an exit(2) of this thread alone.
+    pub(crate) lone_exit: Option<i32>,
 }
 
 impl Current {
@@ -50,13 +62,29 @@ impl Current {
             (shared.mm.clone().ok_or(Errno::ESRCH)?, shared.credentials.clone(), shared.fds.clone(), shared.fs.clone())
         };
         task.tell_identity();
-        let name = format!("task-{}", task.tid);
-        let waiter = Waiter::new(task.parker.clone(), task.tid);
-        let mut current =
-            Self { task, ctx, regs, mm, credentials, too_many: false, fds, fs, waiter, syscall: None, lone_exit: false };
+        let name = format!("task-{}", task.tid());
+        let waiter = Waiter::new(task.parker.clone(), task.tid());
+        let mut current = Self {
+            task,
+            ctx,
+            regs,
+            mm,
+            credentials,
+            too_many: false,
+            fds,
+            fs,
+            waiter,
+            syscall: None,
+            interrupted: None,
+            resumption: None,
+            trap: Trap::default(),
+            lone_exit: None,
+        };
         let spawned = std::thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(move || {
+            Task::set_current(Some(current.task.clone()));
             let status = current.run();
             current.leave(status);
+            Task::set_current(None);
         });
         spawned.map(drop).map_err(|_| Errno::EAGAIN)
     }
@@ -80,37 +108,37 @@ impl Current {
                     let dispatch = self.task.kernel.dispatch;
                     let filtered = self.task.seccomp_mode() != 0;
                     let result = if filtered { self.filtered(nr, args) } else { dispatch(self, nr, args) };
-                    if self.task.group.ending().is_some() {
-                        self.task.attention.store(true, Ordering::SeqCst);
-                    }
                     // execve and rt_sigreturn set all registers themselves.
-                    if self.syscall.is_some() {
-                        self.regs.rax = result.unwrap_or_else(Errno::to_rax);
-                        if let Err(errno @ (Errno::ERESTARTSYS | Errno::ERESTARTNOHAND | Errno::ERESTARTNOINTR)) = result
-                            && let Some(status) = self.restart(nr, errno)
-                        {
-                            return status;
-                        }
+                    if self.syscall.take().is_some() {
+                        self.regs.rax = match result {
+                            Ok(value) => value,
+                            // The host must not see it: it would start the call again by itself.
+                            Err(errno) if errno.restarts() => {
+                                self.interrupted = Some((nr, errno));
+                                self.task.attention.store(true, Ordering::SeqCst);
+                                Errno::EINTR.to_rax()
+                            }
+                            Err(errno) => errno.to_rax(),
+                        };
                     }
-                    self.syscall = None;
                 }
                 Exit::Fault { addr, access, signo, code, trapno, error_code } => {
-                    if trapno == 14 && signo != c::SIGBUS && self.mm.handle_fault(addr, access, signo).is_ok() {
+                    self.task.faults.fetch_add(1, Ordering::Relaxed);
+                    if trapno == PAGE_FAULT && signo != c::SIGBUS && self.mm.handle_fault(addr, access, signo).is_ok() {
                         continue;
                     }
                     let signal = self.mm.handle_fault(addr, access, signo);
                     let info = match signal {
-                        Err(signal) if trapno == 14 => SigInfo::fault(signal.signo, signal.code, addr),
+                        Err(signal) if trapno == PAGE_FAULT => SigInfo::fault(signal.signo, signal.code, addr),
                         _ => SigInfo::fault(signo, code, addr),
                     };
-                    if let Some(status) = self.force_signal(info, trapno, error_code) {
-                        return status;
-                    }
+                    let cr2 = if trapno == PAGE_FAULT { addr } else { self.trap.cr2 };
+                    self.trap = Trap { number: trapno, error: error_code, cr2 };
+                    self.force_signal(info);
                 }
                 Exit::Signal { signo, code, addr, trapno, error_code } => {
-                    if let Some(status) = self.force_signal(SigInfo::fault(signo, code, addr), trapno, error_code) {
-                        return status;
-                    }
+                    self.trap = Trap { number: trapno, error: error_code, cr2: self.trap.cr2 };
+                    self.force_signal(SigInfo::fault(signo, code, addr));
                 }
                 Exit::Interrupted => {}
                 Exit::Dead => {
@@ -147,6 +175,29 @@ impl Current {
         }
     }
 
+    /// Tries until it doesn't say `EAGAIN`, waiting on `queue` in between, whatever signals come; only the end of the task breaks it.
+    ///
+    /// # Errors
+    /// What `attempt` says; `EINTR` when the task is to end.
+    pub(crate) fn block_killable<T>(&self, queue: &WaitQueue, mut attempt: impl FnMut() -> SysResult<T>) -> SysResult<T> {
+        let _entry = queue.register(PollEvents::IN, self.task.parker.clone());
+        loop {
+            match attempt() {
+                Err(Errno::EAGAIN) if self.task.killed() => return Err(Errno::EINTR),
+                Err(Errno::EAGAIN) => drop(self.park(None)),
+                result => return result,
+            }
+        }
+    }
+
+    fn park(&self, deadline: Option<MonotonicNs>) -> ParkResult {
+        self.task.sleeping.store(true, Ordering::Relaxed);
+        self.task.switches.fetch_add(1, Ordering::Relaxed);
+        let result = self.task.parker.park(deadline);
+        self.task.sleeping.store(false, Ordering::Relaxed);
+        result
+    }
+
     /// Sleeps until somebody unparks the task.
     ///
     /// # Errors
@@ -155,9 +206,7 @@ impl Current {
         if self.task.signal_pending() {
             return Err(Errno::ERESTARTSYS);
         }
-        self.task.sleeping.store(true, Ordering::Relaxed);
-        let result = self.task.parker.park(deadline);
-        self.task.sleeping.store(false, Ordering::Relaxed);
+        let result = self.park(deadline);
         if self.task.signal_pending() {
             return Err(Errno::ERESTARTSYS);
         }

@@ -1,14 +1,17 @@
-//! The end of tasks, and wait4(2).
+//! The end of tasks and processes (exit(2), exit_group(2)).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use abi::c;
 use abi::poll::PollEvents;
-use abi::signal::{SIG_IGN, SigInfo};
-use abi::{Errno, SysResult, c};
+use abi::signal::{SIG_IGN, SigSet};
 
 use crate::current::Current;
-use crate::tasks::{Group, Task, Wait};
+use crate::group::Group;
+use crate::jobs::Jobs;
+use crate::kernel::Kernel;
+use crate::tasks::Task;
 
 impl Task {
     /// Lets a vfork(2) parent go on.
@@ -16,132 +19,68 @@ impl Task {
         self.released.store(true, Ordering::SeqCst);
         self.released_queue.wake(PollEvents::IN);
     }
-
-    /// Takes a task out of all tables.
-    pub(crate) fn forget(&self) {
-        let fds = std::mem::take(&mut self.lock().fds);
-        fds.leave();
-        self.kernel.tasks.lock().remove(&self.tid);
-        self.group.tasks.lock().retain(|task| task.tid != self.tid);
-        self.group.child_queue.wake(PollEvents::IN);
-    }
 }
 
 impl Current {
-    /// exit(2): ends this task alone, if others are left; the process otherwise.
+    /// exit(2): ends this task alone. The process ends with its last task.
     pub fn exit(&mut self, status: i32) {
-        if self.task.group.tasks.lock().len() == 1 {
-            self.task.group.end(status);
-        }
-        self.task.lock().pending.discard(abi::signal::SigSet(u64::MAX));
-        // The run loop asks the group; a lone thread's end is its own.
-        self.lone_exit = true;
+        self.lone_exit = Some(status);
         self.task.attention.store(true, Ordering::SeqCst);
-    }
-
-    /// Ends all other threads of the process (execve(2)).
-    pub(crate) fn end_siblings(&mut self) {
-        let group = self.task.group.clone();
-        let others: Vec<_> = group.tasks.lock().iter().filter(|task| task.tid != self.task.tid).cloned().collect();
-        for task in &others {
-            task.ordered_to_exit.store(true, Ordering::SeqCst);
-            task.kick();
-        }
-        let _ = self.block_on(Some(&group.child_queue), PollEvents::IN, None, || {
-            if group.tasks.lock().len() > 1 && group.ending().is_none() { Err(Errno::EAGAIN) } else { Ok(()) }
-        });
     }
 
     /// The last thing a task's thread does.
     pub(crate) fn leave(mut self, status: i32) {
         let task = self.task.clone();
         trace_end(&task, status);
+        let (kernel, group) = (task.kernel.clone(), task.group.clone());
+        group.leave_stop(&task);
         self.release_futexes(true);
-        self.tell_children();
-        let cpu = self.mm.aspace().cpu_time();
+        let mm = self.mm.clone();
+        let who = self.credentials.clone();
+        let fds = std::mem::take(&mut self.fds);
+        // The shared state keeps nothing alive that others wait for the end of.
         let gone = {
             let mut shared = task.lock();
+            (shared.mm, shared.bell, shared.exe, shared.fds) = (None, None, None, Arc::default());
+            shared.pending.discard(SigSet(u64::MAX));
             (shared.charge.take(), shared.filters.take())
         };
         drop(gone);
-        // The shared state keeps nothing alive that others wait for the end of.
-        {
-            let mut shared = task.lock();
-            (shared.mm, shared.bell, shared.exe) = (None, None, None);
-        }
-        let fds = std::mem::take(&mut self.fds);
-        task.lock().fds = Arc::default();
         drop(self);
         fds.leave();
         task.release();
-        let group = task.group.clone();
-        let last = {
+        let heir = {
             let mut tasks = group.tasks.lock();
-            tasks.retain(|other| other.tid != task.tid);
-            tasks.is_empty()
+            group.keep_used(&task);
+            tasks.retain(|other| !Arc::ptr_eq(other, &task));
+            if tasks.is_empty() {
+                group.leave_memory(&mm);
+                let _ = group.last_credentials.set(who.clone());
+                let mut signals = group.signals.lock();
+                // The last one's status is the process's, unless that has been told to end (exit_group(2)).
+                signals.end.get_or_insert(status);
+                signals.pending.discard(SigSet(u64::MAX));
+                group.doomed.store(true, Ordering::SeqCst);
+            }
+            tasks.first().map(|task| task.tid())
         };
-        task.kernel.tasks.lock().remove(&task.tid);
-        group.child_queue.wake(PollEvents::IN);
-        if last {
-            *group.cpu.lock() = cpu;
-            let _ = group.last_credentials.set(task.credentials());
-            group.end(status);
-            task.kernel.group_ended(&group);
+        drop(mm);
+        kernel.tasks.lock().remove(&task.tid());
+        kernel.tell_children(&group, task.tid(), heir, &who);
+        if heir.is_none() {
+            kernel.group_ended(&group);
         }
-    }
-
-    /// wait4(2), waitid(2): a child that has ended (or stopped, or continued): its number, wait status and group.
-    ///
-    /// # Errors
-    /// `ECHILD`, `ERESTARTSYS`.
-    pub fn wait_child(&self, which: i32, options: i32) -> SysResult<Option<(i32, i32, Arc<Group>)>> {
-        let own = self.task.group.clone();
-        let pgid = own.pgid.load(Ordering::Relaxed);
-        let attempt = || {
-            let mut children = own.children.lock();
-            let fits = |child: &Group| match which {
-                -1 => true,
-                0 => child.pgid.load(Ordering::Relaxed) == pgid,
-                pid if pid > 0 => child.pid == pid,
-                pid => child.pgid.load(Ordering::Relaxed) == -pid,
-            };
-            if !children.iter().any(|child| fits(child)) {
-                return Err(Errno::ECHILD);
-            }
-            if options & c::WEXITED != 0
-                && let Some(at) = children.iter().position(|child| fits(child) && child.is_zombie())
-            {
-                let child = if options & c::WNOWAIT == 0 { children.remove(at) } else { children[at].clone() };
-                if options & c::WNOWAIT == 0 {
-                    self.task.kernel.groups.lock().remove(&child.pid);
-                }
-                return Ok(Some((child.pid, child.ending().unwrap_or(0), child.clone())));
-            }
-            for child in children.iter().filter(|child| fits(child)) {
-                let mut news = child.news.lock();
-                let status = match *news {
-                    Some(Wait::Stopped(signo)) if options & c::WUNTRACED != 0 => signo << 8 | 0x7f,
-                    Some(Wait::Continued) if options & c::WCONTINUED != 0 => 0xffff,
-                    _ => continue,
-                };
-                if options & c::WNOWAIT == 0 {
-                    *news = None;
-                }
-                drop(news);
-                return Ok(Some((child.pid, status, child.clone())));
-            }
-            if options & c::WNOHANG != 0 { Ok(None) } else { Err(Errno::EAGAIN) }
-        };
-        self.block_on(Some(&own.child_queue), PollEvents::IN, None, attempt)
+        // execve(2) of another thread waits for this one's end.
+        group.child_queue.wake(PollEvents::IN);
     }
 }
 
-impl crate::kernel::Kernel {
-    /// Who gets the children of a process that ends: the nearest ancestor that wants them, or the first process.
-    fn reaper(&self, group: &Arc<Group>) -> Option<Arc<Group>> {
+impl Kernel {
+    /// Who adopts a process's children: the nearest ancestor that asked for it (`PR_SET_CHILD_SUBREAPER`), or the first process.
+    fn reaper(&self, group: &Group) -> Option<Arc<Group>> {
         let mut at = group.parent.lock().upgrade();
         while let Some(ancestor) = at {
-            if ancestor.child_subreaper.load(Ordering::SeqCst) && ancestor.ending().is_none() {
+            if ancestor.child_subreaper.load(Ordering::SeqCst) && !ancestor.doomed.load(Ordering::SeqCst) {
                 return Some(ancestor);
             }
             at = ancestor.parent.lock().upgrade();
@@ -151,51 +90,84 @@ impl crate::kernel::Kernel {
 
     /// A process has no task left: its parent hears of it, its children get a new one.
     fn group_ended(&self, group: &Arc<Group>) {
-        let status = group.ending().unwrap_or(0);
-        let orphans = std::mem::take(&mut *group.children.lock());
         if group.pid == 1 {
             // Nobody outlives the first process.
             let all: Vec<_> = self.groups.lock().values().cloned().collect();
             all.iter().filter(|other| other.pid != 1).for_each(|other| other.end(c::SIGKILL));
-            self.init_ended(status);
+            self.init_ended(group.ending().unwrap_or(0));
             return;
         }
-        if let Some(init) = self.reaper(group) {
-            for orphan in orphans {
-                *orphan.parent.lock() = Arc::downgrade(&init);
-                orphan.exit_signal.store(c::SIGCHLD, Ordering::Relaxed);
-                let tasks = orphan.tasks.lock().clone();
-                tasks.iter().for_each(|task| task.tell_identity());
-                let zombie = orphan.is_zombie();
-                init.children.lock().push(orphan.clone());
-                if zombie {
-                    init.child_queue.wake(PollEvents::IN);
-                    init.signal(SigInfo::child(c::CLD_EXITED, orphan.pid, 0, 0));
-                }
-            }
+        let terminal = group.terminal.lock().take();
+        if let Some(terminal) = terminal.filter(|_| group.leads_session()) {
+            terminal.leader_gone(&group.job().session, true);
         }
-        group.set_zombie();
+        let mut jobs = self.jobs.lock();
+        let orphans = std::mem::take(&mut *group.children.lock());
+        if !orphans.is_empty()
+            && let Some(reaper) = self.reaper(group)
+        {
+            orphans.iter().for_each(|orphan| self.adopt(&mut jobs, group, orphan, &reaper));
+        }
         let parent = group.parent.lock().upgrade();
-        let Some(parent) = parent else {
-            self.groups.lock().remove(&group.pid);
-            return;
-        };
-        let action = parent.action(c::SIGCHLD);
-        if action.handler == SIG_IGN || action.flags & c::SA_NOCLDWAIT as u64 != 0 {
-            parent.children.lock().retain(|child| child.pid != group.pid);
-            self.groups.lock().remove(&group.pid);
+        if let Some(parent) = &parent {
+            group.job().check_orphaned(parent, group, true);
         }
+        let told = group.set_zombie();
+        if parent.is_some() {
+            self.tell_end(&mut jobs, group);
+        } else {
+            // Started from outside: nobody inside waits for it.
+            self.reap(&mut jobs, None, group);
+        }
+        drop(jobs);
+        told.into_iter().for_each(|f| f(group.ending().unwrap_or(0)));
+        group.exit_queue.wake(PollEvents::READABLE);
+    }
+
+    /// Gives the child of a process that ends a new parent.
+    fn adopt(&self, jobs: &mut Jobs, father: &Arc<Group>, orphan: &Arc<Group>, reaper: &Arc<Group>) {
+        *orphan.parent.lock() = Arc::downgrade(reaper);
+        let tid = reaper.tasks.lock().first().map_or(reaper.pid, |task| task.tid());
+        orphan.parent_tid.store(tid, Ordering::Relaxed);
+        orphan.exit_signal.store(c::SIGCHLD, Ordering::Relaxed);
+        orphan.threads().iter().for_each(|task| task.tell_identity());
+        reaper.children.lock().push(orphan.clone());
+        if orphan.is_zombie() {
+            self.tell_end(jobs, orphan);
+        }
+        orphan.job().check_orphaned(father, orphan, false);
+    }
+
+    /// Tells a process's parent that it has ended. A parent that doesn't care for its children leaves nothing of it.
+    fn tell_end(&self, jobs: &mut Jobs, group: &Arc<Group>) {
+        let Some(parent) = group.parent.lock().upgrade() else { return };
+        let status = group.ending().unwrap_or(0);
+        let (code, value) = match status & 0x7f {
+            0 => (c::CLD_EXITED, status >> 8 & 0xff),
+            signo if status & 0x80 != 0 => (c::CLD_DUMPED, signo),
+            signo => (c::CLD_KILLED, signo),
+        };
         let exit_signal = group.exit_signal.load(Ordering::Relaxed);
-        if exit_signal != 0 {
-            let (code, value) = match status & 0x7f {
-                0 => (c::CLD_EXITED, status >> 8 & 0xff),
-                signo => (c::CLD_KILLED, signo),
-            };
-            let mut info = SigInfo::child(code, group.pid, 0, value);
-            info.signo = exit_signal;
-            parent.signal(info);
+        let action = parent.action(c::SIGCHLD);
+        let ignored = exit_signal == c::SIGCHLD && action.handler == SIG_IGN;
+        let reaped = ignored || exit_signal == c::SIGCHLD && action.flags & c::SA_NOCLDWAIT as u64 != 0;
+        if !ignored && (1..=64).contains(&exit_signal) {
+            parent.signal(group.child_info(exit_signal, code, value));
+        }
+        if reaped {
+            self.reap(jobs, Some(&parent), group);
         }
         parent.child_queue.wake(PollEvents::IN);
+    }
+
+    /// Forgets a process that has ended.
+    pub(crate) fn reap(&self, jobs: &mut Jobs, parent: Option<&Group>, group: &Arc<Group>) {
+        if let Some(parent) = parent {
+            parent.children.lock().retain(|child| !Arc::ptr_eq(child, group));
+        }
+        self.groups.lock().remove(&group.pid);
+        jobs.leave(group);
+        group.exit_queue.wake(PollEvents::READABLE | PollEvents::HUP);
     }
 }
 
@@ -210,5 +182,5 @@ fn trace_end(task: &Task, status: i32) {
         signo if status & 0x80 != 0 => format!("killed by {} (core dumped)", abi::signal::name(signo)),
         signo => format!("killed by {}", abi::signal::name(signo)),
     };
-    trace.note(task.tid, &format!("+++ {how} +++"));
+    trace.note(task.tid(), &format!("+++ {how} +++"));
 }

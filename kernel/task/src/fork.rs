@@ -1,21 +1,20 @@
-//! clone(2), execve(2).
+//! clone(2).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::poll::PollEvents;
-use abi::signal::{SIG_DFL, SIG_IGN, SigStack};
 use abi::{Errno, SysResult, c};
-use auth::{Credentials, ExecOutcome};
-use loader::Identity;
-use mm::Dumpable;
+use auth::Charge;
+use mm::MemoryManager;
 use platform::UserRegs;
 use sync::Mutex;
 use usermem::UserMemoryExt;
-use vfs::Dentry;
 
 use crate::current::Current;
-use crate::tasks::{Group, Task};
+use crate::group::Group;
+use crate::kernel::Kernel;
+use crate::tasks::Task;
 
 /// What clone(2) and clone3(2) ask for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,31 +27,51 @@ pub struct CloneRequest {
     pub parent_tid: u64,
     pub child_tid: u64,
     pub tls: u64,
+    /// Number that the child is to have; 0 for any.
+    pub set_tid: i32,
 }
 
-/// Flags that are implemented.
-const KNOWN: u64 = (c::CLONE_VM
-    | c::CLONE_FS
-    | c::CLONE_FILES
-    | c::CLONE_SIGHAND
-    | c::CLONE_THREAD
-    | c::CLONE_SYSVSEM
-    | c::CLONE_SETTLS
-    | c::CLONE_PARENT_SETTID
-    | c::CLONE_CHILD_CLEARTID
-    | c::CLONE_CHILD_SETTID
-    | c::CLONE_DETACHED
-    | c::CLONE_VFORK) as u32 as u64;
+/// `CLONE_CLEAR_SIGHAND`, of clone3(2) only.
+pub const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 
-/// What a program is told of who it is.
-pub(crate) fn identity(who: &Credentials, secure: bool) -> Identity {
-    let ns = &who.user_ns;
-    Identity {
-        uid: ns.from_kuid_munged(who.ruid),
-        euid: ns.from_kuid_munged(who.euid),
-        gid: ns.from_kgid_munged(who.rgid),
-        egid: ns.from_kgid_munged(who.egid),
-        secure,
+const fn bits(flags: i32) -> u64 {
+    flags as u32 as u64
+}
+
+/// Flags that are implemented, or ask for nothing that there is here.
+const KNOWN: u64 = CLONE_CLEAR_SIGHAND
+    | bits(
+        c::CLONE_VM
+            | c::CLONE_FS
+            | c::CLONE_FILES
+            | c::CLONE_SIGHAND
+            | c::CLONE_THREAD
+            | c::CLONE_PARENT
+            | c::CLONE_SYSVSEM
+            | c::CLONE_SETTLS
+            | c::CLONE_PARENT_SETTID
+            | c::CLONE_CHILD_CLEARTID
+            | c::CLONE_CHILD_SETTID
+            | c::CLONE_DETACHED
+            | c::CLONE_UNTRACED
+            | c::CLONE_IO
+            | c::CLONE_VFORK,
+    );
+
+impl CloneRequest {
+    fn has(&self, flag: i32) -> bool {
+        self.flags & bits(flag) != 0
+    }
+
+    /// # Errors
+    /// `EINVAL` for flags that don't go together or aren't implemented.
+    fn check(&self) -> SysResult<()> {
+        let (thread, vm, sighand) = (self.has(c::CLONE_THREAD), self.has(c::CLONE_VM), self.has(c::CLONE_SIGHAND));
+        let clear = self.flags & CLONE_CLEAR_SIGHAND != 0;
+        if self.flags & !KNOWN != 0 || thread && !sighand || sighand && !vm || sighand && clear {
+            return Err(Errno::EINVAL);
+        }
+        Ok(())
     }
 }
 
@@ -60,134 +79,160 @@ impl Current {
     /// Makes a task; returns its number.
     ///
     /// # Errors
-    /// `EINVAL` for flags that don't go together or aren't implemented, `EAGAIN`, `ENOMEM`.
+    /// `EINVAL` for flags that don't go together or aren't implemented, `EAGAIN`, `ENOMEM`, `EEXIST` for a number in use,
+    /// `ERESTARTNOINTR` when a signal is to be handled first.
     pub fn clone_task(&mut self, request: CloneRequest) -> SysResult<u64> {
-        let has = |flag: i32| request.flags & u64::from(flag.cast_unsigned()) != 0;
-        let (thread, vm, sighand) = (has(c::CLONE_THREAD), has(c::CLONE_VM), has(c::CLONE_SIGHAND));
-        if thread && !sighand || sighand && !vm || request.flags & !KNOWN != 0 || sighand && !thread {
-            return Err(Errno::EINVAL);
+        request.check()?;
+        // A signal for both must be handled before, or the child would never have it.
+        if self.task.signal_pending() {
+            return Err(Errno::ERESTARTNOINTR);
         }
         if !self.ctx.full(&mut self.regs) {
             return Err(Errno::EAGAIN);
         }
         let kernel = self.task.kernel.clone();
         let charge = Task::charge_process(self.credentials(), self.task.group.limit(c::RLIMIT_NPROC))?;
-        let tid = kernel.new_pid()?;
+        let tid = kernel.new_pid(request.set_tid)?;
         let mut regs: UserRegs = self.regs;
         regs.rax = 0;
         if request.stack != 0 {
             regs.rsp = request.stack;
         }
-        let mm = if vm { self.mm.clone() } else { self.mm.fork()? };
-        let tls = if has(c::CLONE_SETTLS) { request.tls } else { regs.fs_base };
+        let mm = if request.has(c::CLONE_VM) { self.mm.clone() } else { self.mm.fork()? };
+        let tls = if request.has(c::CLONE_SETTLS) { request.tls } else { regs.fs_base };
         regs.fs_base = 0;
         let ctx = mm.aspace().clone().new_context(&regs, Some(&self.ctx.fp()))?;
         regs.fs_base = tls;
-        let fds = if has(c::CLONE_FILES) { self.fds.share() } else { self.fds.fork() };
-        let fs = if has(c::CLONE_FS) { self.fs.clone() } else { Arc::new(Mutex::new(self.fs_context())) };
-        let group = if thread { self.task.group.clone() } else { Group::new(tid, Some(&self.task.group), request.exit_signal) };
-        let (comm, exe, mask, altstack, slack, net) = {
-            let shared = self.task.lock();
-            (shared.comm.clone(), shared.exe.clone(), shared.mask, shared.altstack, shared.timer_slack, shared.net.clone())
-        };
-        let task = Task::new(&kernel, tid, &group, mm.clone(), self.credentials().clone(), charge, fds, fs, &comm);
-        {
-            let mut shared = task.lock();
-            (shared.exe, shared.mask) = (exe, mask);
-            (shared.timer_slack, shared.default_timer_slack) = (slack, slack);
-            shared.net = net;
-            if !vm || has(c::CLONE_VFORK) {
-                shared.altstack = altstack;
-            }
-            if has(c::CLONE_CHILD_CLEARTID) {
-                shared.clear_child_tid = request.child_tid;
-            }
-        }
+        let group = if request.has(c::CLONE_THREAD) { self.task.group.clone() } else { self.new_group(tid, &request, &mm)? };
+        let task = self.new_task(tid, &group, &mm, charge, &request);
+        // A new thread must not miss that its process stops or ends.
+        kernel.enlist_unless(&task, !request.has(c::CLONE_THREAD), || self.task.signal_pending()).inspect_err(|_| {
+            let fds = std::mem::take(&mut task.lock().fds);
+            fds.leave();
+        })?;
         task.inherit_seccomp(&self.task);
-        if !thread {
-            group.creator.store(self.task.tid, Ordering::Relaxed);
-            kernel.groups.lock().insert(tid, group.clone());
-            self.task.group.children.lock().push(group.clone());
-        }
-        if has(c::CLONE_PARENT_SETTID) {
+        if request.has(c::CLONE_PARENT_SETTID) {
             // As on Linux, a bad address is nobody's error.
             let _ = self.mm.write_obj(request.parent_tid, &tid);
         }
-        if has(c::CLONE_CHILD_SETTID) {
+        if request.has(c::CLONE_CHILD_SETTID) {
             let _ = mm.write_obj(request.child_tid, &tid);
         }
         if let Err(errno) = Self::start(task.clone(), ctx, regs) {
-            task.forget();
+            kernel.delist(&task);
             return Err(errno);
         }
-        if has(c::CLONE_VFORK) {
-            // Only the end of the process breaks this wait, as on Linux.
-            let _ = self.block_on(Some(&task.released_queue), PollEvents::IN, None, || {
-                if task.released.load(Ordering::SeqCst) || self.task.group.ending().is_some() {
-                    Ok(())
-                } else {
-                    Err(Errno::EAGAIN)
-                }
-            });
+        if request.has(c::CLONE_VFORK) {
+            // Signals wait until the child lets go of the memory. Only the end of this task comes before.
+            let released = || if task.released.load(Ordering::SeqCst) { Ok(()) } else { Err(Errno::EAGAIN) };
+            let _ = self.block_killable(&task.released_queue, released);
         }
         Ok(tid.cast_unsigned().into())
     }
 
-    /// execve(2): replaces the program. All registers are replaced.
+    /// A process for a new task.
+    fn new_group(&self, pid: i32, request: &CloneRequest, mm: &MemoryManager) -> SysResult<Arc<Group>> {
+        let own = &self.task.group;
+        let (parent, parent_tid, exit_signal) = if request.has(c::CLONE_PARENT) {
+            // The first process has no parent to share.
+            let parent = own.parent.lock().upgrade().ok_or(Errno::EINVAL)?;
+            (parent, own.parent_tid.load(Ordering::Relaxed), own.exit_signal.load(Ordering::Relaxed))
+        } else {
+            (own.clone(), self.task.tid(), request.exit_signal)
+        };
+        let group = Group::new(pid, Some((&parent, parent_tid)), Some(own), own.job(), exit_signal);
+        if request.has(c::CLONE_VM) {
+            own.shares_memory.store(true, Ordering::Relaxed);
+            group.shares_memory.store(true, Ordering::Relaxed);
+            group.usage.lock().inherited = mm.aspace().cpu_time();
+        }
+        if request.has(c::CLONE_SIGHAND) {
+            group.signals.lock().actions = own.signals.lock().actions.clone();
+        } else if request.flags & CLONE_CLEAR_SIGHAND != 0 {
+            group.signals.lock().reset_handlers();
+        }
+        Ok(group)
+    }
+
+    fn new_task(
+        &self,
+        tid: i32,
+        group: &Arc<Group>,
+        mm: &Arc<MemoryManager>,
+        charge: Charge,
+        request: &CloneRequest,
+    ) -> Arc<Task> {
+        let fds = if request.has(c::CLONE_FILES) { self.fds.share() } else { self.fds.fork() };
+        let fs = if request.has(c::CLONE_FS) { self.fs.clone() } else { Arc::new(Mutex::new(self.fs_context())) };
+        let (comm, exe, mask, altstack, slack, net) = {
+            let shared = self.task.lock();
+            (shared.comm.clone(), shared.exe.clone(), shared.mask, shared.altstack, shared.timer_slack, shared.net.clone())
+        };
+        let task = Task::new(&self.task.kernel, tid, group, mm.clone(), self.credentials().clone(), charge, fds, fs, &comm);
+        let mut shared = task.lock();
+        (shared.exe, shared.mask) = (exe, mask);
+        (shared.timer_slack, shared.default_timer_slack) = (slack, slack);
+        shared.net = net;
+        if !request.has(c::CLONE_VM) || request.has(c::CLONE_VFORK) {
+            shared.altstack = altstack;
+        }
+        if request.has(c::CLONE_CHILD_CLEARTID) {
+            shared.clear_child_tid = request.child_tid;
+        }
+        drop(shared);
+        task
+    }
+}
+
+impl Kernel {
+    /// Makes a new task, and its process if that is new, too, known to all.
+    pub(crate) fn enlist(&self, task: &Arc<Task>, new_process: bool) {
+        // Who asks is nobody that could be interrupted.
+        let _ = self.enlist_unless(task, new_process, || false);
+    }
+
+    /// As [`Self::enlist`], unless `interrupted` says so when nobody can end or stop the process meanwhile.
     ///
     /// # Errors
-    /// As execve(2).
-    pub fn exec(&mut self, file: Arc<Dentry>, path: Vec<u8>, argv: Vec<Vec<u8>>, envp: Vec<Vec<u8>>) -> SysResult<()> {
-        let kernel = self.task.kernel.clone();
-        let program = loader::Program { file, path, argv, envp, user_ns: self.credentials().user_ns.clone() };
-        let mut outcome = None;
-        let image = loader::load(&*kernel.platform, &self.fs_context(), program, &mut |file| {
-            let ExecOutcome { credentials, secure } = self.exec_credentials(file)?;
-            let identity = identity(&credentials, secure);
-            outcome = Some((credentials, secure));
-            Ok(identity)
-        })?;
-        let (credentials, secure) = outcome.ok_or(Errno::ENOEXEC)?;
-        let regs = UserRegs { rip: image.entry, rsp: image.stack, eflags: 0x202, ..UserRegs::default() };
-        let ctx = image.mm.aspace().clone().new_context(&regs, None)?;
-        // From here on there is no way back. The other threads go first.
-        self.end_siblings();
-        self.release_futexes(false);
-        let group = self.task.group.clone();
-        group.exit_signal.store(c::SIGCHLD, Ordering::Relaxed);
-        for action in group.actions.lock().iter_mut() {
-            if action.handler != SIG_IGN {
-                action.handler = SIG_DFL;
-            }
-            (action.flags, action.mask) = (0, abi::signal::SigSet(0));
-        }
-        self.fds = self.fds.unshare();
-        self.fds.close_on_exec();
-        self.ctx = ctx;
-        self.regs = regs;
-        let old = std::mem::replace(&mut self.mm, image.mm);
+    /// `ERESTARTNOINTR`
+    fn enlist_unless(&self, task: &Arc<Task>, new_process: bool, interrupted: impl FnOnce() -> bool) -> SysResult<()> {
+        let group = &task.group;
+        let mut jobs = new_process.then(|| self.jobs.lock());
         {
-            let mut shared = self.task.lock();
-            shared.bell = Some(self.ctx.interrupter());
-            shared.mm = Some(self.mm.clone());
-            shared.fds = self.fds.clone();
-            shared.exe = Some(image.exe);
-            shared.comm = image.comm;
-            shared.altstack = SigStack { flags: c::SS_DISABLE, ..SigStack::default() };
+            // Who ends or stops the process holds this lock.
+            let mut tasks = group.tasks.lock();
+            if interrupted() {
+                return Err(Errno::ERESTARTNOINTR);
+            }
+            tasks.push(task.clone());
         }
-        // Who was not quite itself before doesn't show what it runs.
-        let before = self.credentials();
-        if before.euid != before.ruid || before.egid != before.rgid {
-            self.mm.set_dumpable(Dumpable::No);
+        self.forks.fetch_add(1, Ordering::Relaxed);
+        self.tasks.lock().insert(task.tid(), task.clone());
+        if let Some(jobs) = &mut jobs {
+            self.groups.lock().insert(group.pid, group.clone());
+            jobs.join(group);
+            if let Some(parent) = group.parent.lock().upgrade() {
+                parent.children.lock().push(group.clone());
+            }
         }
-        if secure {
-            self.task.lock().pdeath_signal = 0;
-        }
-        self.commit_credentials(credentials);
-        self.task.tell_identity();
-        drop(old);
-        self.task.release();
-        self.syscall = None;
         Ok(())
+    }
+
+    /// Undoes it for a task that could not be started.
+    pub(crate) fn delist(&self, task: &Arc<Task>) {
+        let group = &task.group;
+        let fds = std::mem::take(&mut task.lock().fds);
+        fds.leave();
+        self.tasks.lock().remove(&task.tid());
+        let mut tasks = group.tasks.lock();
+        tasks.retain(|other| !Arc::ptr_eq(other, task));
+        let empty = tasks.is_empty();
+        drop(tasks);
+        if empty {
+            let mut jobs = self.jobs.lock();
+            let parent = group.parent.lock().upgrade();
+            self.reap(&mut jobs, parent.as_deref(), group);
+        }
+        group.child_queue.wake(PollEvents::IN);
     }
 }

@@ -13,10 +13,12 @@ use vfs::{Dentry, FdTable, File, FsContext};
 
 use crate::bootlog;
 use crate::current::Current;
-use crate::fork::identity;
+use crate::exec::identity;
 use crate::futex::FutexTable;
+use crate::group::Group;
+use crate::jobs::Jobs;
 use crate::net::NetNamespace;
-use crate::tasks::{Group, Task};
+use crate::tasks::Task;
 use crate::trace::{Sink, Trace};
 use crate::worker::Worker;
 
@@ -107,6 +109,8 @@ pub struct Kernel {
     pub(crate) dispatch: Dispatch,
     pub tasks: Mutex<BTreeMap<i32, Arc<Task>>>,
     pub groups: Mutex<BTreeMap<i32, Arc<Group>>>,
+    /// Process groups, and the lock over who is whose parent. Outermost.
+    pub jobs: Mutex<Jobs>,
     next_pid: AtomicI32,
     pub futexes: FutexTable,
     /// The first network namespace.
@@ -138,6 +142,7 @@ impl Kernel {
             dispatch,
             tasks: Mutex::default(),
             groups: Mutex::default(),
+            jobs: Mutex::default(),
             next_pid: AtomicI32::new(1),
             futexes: FutexTable::default(),
             net,
@@ -155,22 +160,31 @@ impl Kernel {
         })
     }
 
-    /// A number that no task, group or session has.
+    /// A number that no task, process, group or session has: `wanted`, or any if that is 0.
     ///
     /// # Errors
-    /// `EAGAIN` when there are too many tasks.
-    pub(crate) fn new_pid(&self) -> SysResult<i32> {
+    /// `EAGAIN` when there are too many tasks; `EEXIST` when the wanted one has an owner, `EINVAL` when it is none.
+    pub(crate) fn new_pid(&self, wanted: i32) -> SysResult<i32> {
+        let jobs = self.jobs.lock();
         let tasks = self.tasks.lock();
         let groups = self.groups.lock();
         if tasks.len() as u64 >= self.quota.tasks.load(Ordering::Relaxed) {
             return Err(Errno::EAGAIN);
+        }
+        let free = |pid: i32| !tasks.contains_key(&pid) && !groups.contains_key(&pid) && !jobs.uses(pid);
+        if wanted != 0 {
+            return match wanted {
+                1..PID_MAX if free(wanted) => Ok(wanted),
+                1..PID_MAX => Err(Errno::EEXIST),
+                _ => Err(Errno::EINVAL),
+            };
         }
         loop {
             let pid = self.next_pid.fetch_add(1, Ordering::Relaxed);
             if pid >= PID_MAX {
                 self.next_pid.store(300, Ordering::Relaxed);
             }
-            if !tasks.contains_key(&pid) && !groups.contains_key(&pid) {
+            if free(pid) {
                 return Ok(pid);
             }
         }
@@ -194,10 +208,11 @@ impl Kernel {
         }
         let regs = UserRegs { rip: image.entry, rsp: image.stack, eflags: 0x202, ..UserRegs::default() };
         let context = image.mm.aspace().clone().new_context(&regs, None)?;
-        let pid = self.new_pid()?;
+        let pid = self.new_pid(0)?;
         let credentials = Arc::new(request.credentials);
         let charge = Task::charge_process(&credentials, u64::MAX)?;
-        let group = Group::new(pid, None, 0);
+        let job = self.jobs.lock().new_session(pid);
+        let group = Group::new(pid, None, None, job, 0);
         request.on_exit.into_iter().for_each(|on_exit| group.on_exit(on_exit));
         for (resource, limit) in request.limits {
             if let Some(slot) = group.limits.lock().get_mut(resource) {
@@ -206,11 +221,8 @@ impl Kernel {
         }
         let task = Task::new(self, pid, &group, image.mm, credentials, charge, fds, Arc::new(Mutex::new(fs)), &image.comm);
         task.lock().exe = Some(image.exe);
-        self.groups.lock().insert(pid, group);
-        Current::start(task.clone(), context, regs).inspect_err(|_| {
-            task.forget();
-            self.groups.lock().remove(&pid);
-        })?;
+        self.enlist(&task, true);
+        Current::start(task.clone(), context, regs).inspect_err(|_| self.delist(&task))?;
         Ok(pid)
     }
 

@@ -86,9 +86,9 @@ impl Kernel {
             F_OWNER_TID => self.task(owner.id).iter().for_each(|task| task.signal(info)),
             F_OWNER_PID => self.group(owner.id).iter().for_each(|group| group.signal(info)),
             _ => {
-                let all: Vec<_> = self.groups.lock().values().cloned().collect();
-                let members = all.iter().filter(|group| group.pgid.load(Ordering::Relaxed) == owner.id);
-                members.for_each(|group| group.signal(info));
+                if let Some(group) = self.process_group(owner.id) {
+                    group.signal(info);
+                }
             }
         }
     }
@@ -99,7 +99,7 @@ impl Kernel {
         match kind {
             F_OWNER_TID => self.task(id).is_some(),
             F_OWNER_PID => self.group(id).is_some(),
-            _ => self.groups.lock().values().any(|group| group.pgid.load(Ordering::Relaxed) == id),
+            _ => self.process_group(id).is_some(),
         }
     }
 }

@@ -1,254 +1,245 @@
-//! Signal delivery: frames, restarts, default actions (signal(7)).
+//! Sending signals (signal(7), kill(2)).
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use abi::signal::{SA_RESTORER, SIG_DFL, SIG_IGN, SigAction, SigInfo, SigSet, UContext};
+use abi::poll::PollEvents;
+use abi::signal::{SIG_DFL, SIG_IGN, SigInfo, SigSet};
 use abi::{Errno, SysResult, c};
-use usermem::UserMemoryExt;
-use zerocopy::IntoBytes;
+use auth::{Counted, User};
 
 use crate::current::Current;
-use crate::tasks::Wait;
+use crate::group::{Group, Signals};
+use crate::pending::{Pending, Queued, SIGRTMIN, Source};
+use crate::stop::STOP_SIGNALS;
+use crate::tasks::{Shared, Task};
 
-/// `FP_XSTATE_MAGIC2`, after the XSAVE image in a frame.
-const FP_XSTATE_MAGIC2: u32 = 0x4650_5845;
-const RED_ZONE: u64 = 128;
-const UCONTEXT_LEN: u64 = size_of::<UContext>() as u64;
-/// `UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS`
-const UC_FLAGS: u64 = 7;
-/// Flags that user mode may set (x86: CF PF AF ZF SF TF DF OF NT? AC).
-const USER_FLAGS: u64 = 0x5_0dd5;
-
-enum Default {
+/// What a signal does that nobody handles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Default {
     Ignore,
     Terminate,
+    /// Terminate, with a core dump if wanted.
+    Core,
     Stop,
 }
 
-fn default_action(signo: i32) -> Default {
+pub(crate) fn default_action(signo: i32) -> Default {
     match signo {
         c::SIGCHLD | c::SIGURG | c::SIGWINCH | c::SIGCONT => Default::Ignore,
         c::SIGSTOP | c::SIGTSTP | c::SIGTTIN | c::SIGTTOU => Default::Stop,
+        c::SIGQUIT
+        | c::SIGILL
+        | c::SIGTRAP
+        | c::SIGABRT
+        | c::SIGFPE
+        | c::SIGSEGV
+        | c::SIGBUS
+        | c::SIGSYS
+        | c::SIGXCPU
+        | c::SIGXFSZ => Default::Core,
         _ => Default::Terminate,
     }
 }
 
-impl Current {
-    /// Handles all signals that can be delivered. Returns the wait status if the task is to end.
-    pub(crate) fn deliver_signals(&mut self) -> Option<i32> {
-        self.task.attention.store(false, Ordering::SeqCst);
-        loop {
-            if let Some(status) = self.task.group.ending() {
-                return Some(status);
-            }
-            if self.lone_exit || self.task.ordered_to_exit.load(Ordering::SeqCst) {
-                return Some(0);
-            }
-            if self.task.group.stopped.load(Ordering::SeqCst) || self.task.kernel.paused.load(Ordering::SeqCst) {
-                self.task.parker.park(None);
-                continue;
-            }
-            let Some(info) = self.take_signal() else {
-                // The guard must not live as long as the branch.
-                let saved = self.task.lock().saved_mask.take();
-                if let Some(mask) = saved {
-                    self.set_mask(mask);
-                }
-                return None;
-            };
-            self.trace_signal(&info);
-            let action = self.task.group.action(info.signo);
-            match action.handler {
-                SIG_IGN => {}
-                SIG_DFL => match default_action(info.signo) {
-                    Default::Ignore => {}
-                    Default::Stop => {
-                        self.task.group.stopped.store(true, Ordering::SeqCst);
-                        self.task.group.tell(Wait::Stopped(info.signo));
-                    }
-                    Default::Terminate => {
-                        self.task.group.end(info.signo);
-                    }
-                },
-                _ => {
-                    if self.enter_handler(&info, &action, 0, 0).is_err() {
-                        self.task.group.end(c::SIGSEGV);
-                    }
-                }
-            }
+/// Whether a signal that nobody handles does nothing.
+#[must_use]
+pub fn ignored_by_default(signo: i32) -> bool {
+    default_action(signo) == Default::Ignore
+}
+
+/// Adds a signal to a queue.
+///
+/// # Errors
+/// `EAGAIN` for a real-time signal with a value when the user has too many signals queued.
+fn queue(pending: &mut Pending, info: SigInfo, user: &Arc<User>, limit: u64, source: Option<Arc<dyn Source>>) -> SysResult<()> {
+    if pending.has_standard(info.signo) {
+        if let Some(source) = source {
+            source.dropped();
+        }
+        return Ok(());
+    }
+    // Of what the kernel and kill(2) send, nothing is lost.
+    let limit = if info.signo < SIGRTMIN && info.code >= 0 || source.is_some() { u64::MAX } else { limit };
+    match user.charge(Counted::Signals, 1, limit) {
+        place @ Some(_) => pending.push(Queued { info, _place: place, source }),
+        None if info.signo >= SIGRTMIN && info.code != c::SI_USER => return Err(Errno::EAGAIN),
+        None => pending.mark(info.signo),
+    }
+    Ok(())
+}
+
+impl Task {
+    /// Makes it look at what is pending.
+    pub fn kick(&self) {
+        self.attention.store(true, Ordering::SeqCst);
+        self.parker.unpark();
+        let bell = self.lock().bell.clone();
+        if let Some(bell) = bell {
+            bell.interrupt();
         }
     }
 
-    fn take_signal(&self) -> Option<SigInfo> {
-        let mut shared = self.task.lock();
-        let mask = shared.mask;
-        if let Some(info) = shared.pending.take(mask) {
-            return Some(info);
-        }
-        drop(shared);
-        self.task.group.pending.lock().take(mask)
+    /// Sends it a signal.
+    pub fn signal(&self, info: SigInfo) {
+        // A full queue is the sender's business, if at all.
+        let _ = self.group.send(info, Some(self), None);
     }
 
-    fn trace_signal(&self, info: &SigInfo) {
-        let trace = &self.task.kernel.trace;
-        if trace.is_on() {
-            trace.note(self.task.tid, &format!("--- {} {info} ---", abi::signal::name(info.signo)));
+    /// Whether a signal (or the group's end, or a stop) waits that isn't blocked.
+    pub fn signal_pending(&self) -> bool {
+        if !self.attention.load(Ordering::SeqCst) {
+            return false;
         }
+        let signals = self.group.signals.lock();
+        let shared = self.lock();
+        shared.halt.join
+            || signals.end.is_some()
+            || shared.pending.set.with(signals.pending.set).without(shared.mask).0 != 0
+            || self.ordered_to_exit.load(Ordering::SeqCst)
     }
 
-    /// Sets the signal mask.
-    pub fn set_mask(&self, mask: SigSet) {
-        self.task.lock().mask = mask.without(SigSet::UNBLOCKABLE);
-        self.task.attention.store(true, Ordering::SeqCst);
+    /// Signals that wait because they are blocked (sigpending(2)).
+    #[must_use]
+    pub fn blocked_pending(&self) -> SigSet {
+        let signals = self.group.signals.lock();
+        let shared = self.lock();
+        SigSet(shared.pending.set.with(signals.pending.set).0 & shared.mask.0)
     }
 
-    /// A signal of the task's own doing, which can't be ignored or blocked.
-    pub(crate) fn force_signal(&mut self, info: SigInfo, trapno: u64, error: u64) -> Option<i32> {
-        self.trace_signal(&info);
-        let action = self.task.group.action(info.signo);
-        let blocked = self.task.lock().mask.contains(info.signo);
-        let handled = action.handler != SIG_DFL && action.handler != SIG_IGN && !blocked;
-        if !handled || self.enter_handler(&info, &action, trapno, error).is_err() {
-            self.task.group.end(info.signo);
+    /// Whether it is about to end by a signal or with its process: what can't be interrupted otherwise ends then.
+    pub(crate) fn killed(&self) -> bool {
+        self.group.doomed.load(Ordering::SeqCst) || self.ordered_to_exit.load(Ordering::SeqCst)
+    }
+}
+
+impl Shared {
+    /// Whether a signal would have to wait: blocked, or let through only for sigtimedwait(2).
+    fn holds(&self, signo: i32) -> bool {
+        self.mask.contains(signo) || self.real_mask.is_some_and(|mask| mask.contains(signo))
+    }
+}
+
+impl Signals {
+    /// Whether a signal to `shared`'s task would be thrown away: nobody handles it and it isn't blocked.
+    fn ignores(&self, shielded: bool, info: &SigInfo, shared: &Shared) -> bool {
+        if shared.holds(info.signo) {
+            return false;
         }
-        self.task.group.ending()
+        let action = self.action(info.signo);
+        action.handler == SIG_IGN || action.handler == SIG_DFL && (ignored_by_default(info.signo) || shielded)
+    }
+}
+
+impl Group {
+    /// The first process has only the signals that it asks for (pid_namespaces(7)), and those of its own doing.
+    pub(crate) fn shielded_from(&self, info: &SigInfo) -> bool {
+        self.pid == 1 && info.code <= 0
     }
 
-    /// An interrupted call: deliver what interrupted it, then start it again or end it with `EINTR`.
-    pub(crate) fn restart(&mut self, nr: u64, errno: Errno) -> Option<i32> {
-        let next = {
-            let shared = self.task.lock();
-            let (mask, own) = (shared.mask, shared.pending.set);
-            drop(shared);
-            let all = own.with(self.task.group.pending.lock().set).without(mask);
-            // The first that will run a handler decides.
-            (1..=64)
-                .filter(|signo| all.contains(*signo))
-                .map(|signo| self.task.group.action(signo))
-                .find(|action| action.handler > SIG_IGN)
-        };
-        let again = match next {
-            None => true,
-            Some(action) => match errno {
-                Errno::ERESTARTNOINTR => true,
-                Errno::ERESTARTSYS => action.flags & c::SA_RESTART as u64 != 0,
-                _ => false,
-            },
-        };
-        self.regs.rax = Errno::EINTR.to_rax();
-        if !again {
-            return None;
-        }
-        if !self.ctx.full(&mut self.regs) {
-            return Some(c::SIGKILL);
-        }
-        self.regs.rip = self.regs.rip.wrapping_sub(2);
-        self.regs.rax = nr;
-        None
+    /// Sends the process a signal. Call without locks of tasks and processes but [`Jobs`](crate::jobs::Jobs).
+    pub fn signal(&self, info: SigInfo) {
+        // A full queue is the sender's business, if at all.
+        let _ = self.send(info, None, None);
     }
 
-    /// Builds a signal frame and enters the handler.
-    fn enter_handler(&mut self, info: &SigInfo, action: &SigAction, trapno: u64, error: u64) -> SysResult<()> {
-        if !self.ctx.full(&mut self.regs) {
-            return Err(Errno::ESRCH);
-        }
-        let (mask, altstack) = {
-            let mut shared = self.task.lock();
-            (shared.saved_mask.take().unwrap_or(shared.mask), shared.altstack)
-        };
-        let mut fp = self.ctx.fp();
-        let fp_len = fp.len() as u64;
-        fp.extend_from_slice(&FP_XSTATE_MAGIC2.to_le_bytes());
-        let regs = self.regs;
-        let on_alt = regs.rsp.wrapping_sub(altstack.sp) < altstack.size && altstack.flags & c::SS_DISABLE == 0;
-        let use_alt = action.flags & c::SA_ONSTACK as u64 != 0 && altstack.flags & c::SS_DISABLE == 0 && !on_alt;
-        let top = if use_alt { altstack.sp.wrapping_add(altstack.size) } else { regs.rsp.wrapping_sub(RED_ZONE) };
-        let fp_at = top.wrapping_sub(fp_len + 4) & !63;
-        // Return address, context, siginfo; at the handler's entry rsp is 8 below a multiple of 16.
-        let frame = (fp_at.wrapping_sub(8 + UCONTEXT_LEN + 128) & !15).wrapping_sub(8);
-        let stack = abi::signal::SigStack { flags: if on_alt { c::SS_ONSTACK } else { altstack.flags }, ..altstack };
-        let context = UContext {
-            flags: UC_FLAGS,
-            link: 0,
-            stack,
-            r8: regs.r8,
-            r9: regs.r9,
-            r10: regs.r10,
-            r11: regs.r11,
-            r12: regs.r12,
-            r13: regs.r13,
-            r14: regs.r14,
-            r15: regs.r15,
-            rdi: regs.rdi,
-            rsi: regs.rsi,
-            rbp: regs.rbp,
-            rbx: regs.rbx,
-            rdx: regs.rdx,
-            rax: regs.rax,
-            rcx: regs.rcx,
-            rsp: regs.rsp,
-            rip: regs.rip,
-            eflags: regs.eflags,
-            cs: 0x33,
-            gs: 0,
-            fs: 0,
-            ss: 0x2b,
-            err: error,
-            trapno,
-            oldmask: mask.0,
-            cr2: info.fields.first().copied().filter(|_| trapno == 14).unwrap_or(0),
-            fpstate: fp_at,
-            reserved: [0; 8],
-            sigmask: mask,
-        };
-        if action.flags & SA_RESTORER == 0 {
-            return Err(Errno::EFAULT);
-        }
-        self.mm.write(fp_at, &fp)?;
-        self.mm.write(frame, &action.restorer.to_le_bytes())?;
-        self.mm.write(frame.wrapping_add(8), context.as_bytes())?;
-        self.mm.write(frame.wrapping_add(8 + UCONTEXT_LEN), info.as_bytes())?;
-        self.regs.rsp = frame;
-        self.regs.rip = action.handler;
-        self.regs.rdi = u64::from(info.signo.cast_unsigned());
-        self.regs.rsi = frame.wrapping_add(8 + UCONTEXT_LEN);
-        self.regs.rdx = frame.wrapping_add(8);
-        self.regs.rax = 0;
-        // Direction and trap flags are clear in handlers.
-        self.regs.eflags &= !0x500;
-        let own = if action.flags & c::SA_NODEFER as u64 == 0 { SigSet::of(info.signo) } else { SigSet(0) };
-        let current = self.task.lock().mask;
-        self.set_mask(current.with(action.mask).with(own));
-        if action.flags & c::SA_RESETHAND as u32 as u64 != 0
-            && let Some(slot) = self.task.group.actions.lock().get_mut(info.signo as usize)
-        {
-            slot.handler = SIG_DFL;
-        }
-        Ok(())
-    }
-
-    /// rt_sigreturn(2): back to where the signal came. All registers are replaced.
+    /// Sends the process, or one task of it, a signal. `source` hears when it is taken.
     ///
     /// # Errors
-    /// `EFAULT` when the frame is bad: the task is to get `SIGSEGV`.
-    pub fn sigreturn(&mut self) -> SysResult<()> {
-        if !self.ctx.full(&mut self.regs) {
-            return Err(Errno::EFAULT);
+    /// `EAGAIN` for a real-time signal with a value when the user has too many signals queued (RLIMIT_SIGPENDING).
+    pub fn send(&self, info: SigInfo, to: Option<&Task>, source: Option<Arc<dyn Source>>) -> SysResult<()> {
+        let limit = self.limit(c::RLIMIT_SIGPENDING);
+        let tasks = self.tasks.lock();
+        let Some(first) = tasks.first() else { return Ok(()) };
+        let mut signals = self.signals.lock();
+        if signals.end.is_some() {
+            return Ok(());
         }
-        let context: UContext = self.mm.read_obj(self.regs.rsp)?;
-        if context.fpstate != 0 {
-            let mut image = self.ctx.fp();
-            self.mm.read(context.fpstate, &mut image)?;
-            self.ctx.set_fp(&image).map_err(|_| Errno::EFAULT)?;
+        if info.signo == c::SIGCONT {
+            self.resume(&mut signals, &tasks);
+        } else if STOP_SIGNALS.contains(info.signo) {
+            let cont = SigSet::of(c::SIGCONT);
+            signals.pending.discard(cont);
+            tasks.iter().for_each(|task| task.lock().pending.discard(cont));
         }
-        let regs = &mut self.regs;
-        [regs.r8, regs.r9, regs.r10, regs.r11] = [context.r8, context.r9, context.r10, context.r11];
-        [regs.r12, regs.r13, regs.r14, regs.r15] = [context.r12, context.r13, context.r14, context.r15];
-        [regs.rdi, regs.rsi, regs.rbp, regs.rbx] = [context.rdi, context.rsi, context.rbp, context.rbx];
-        [regs.rdx, regs.rax, regs.rcx, regs.rsp, regs.rip] = [context.rdx, context.rax, context.rcx, context.rsp, context.rip];
-        regs.eflags = regs.eflags & !USER_FLAGS | context.eflags & USER_FLAGS;
-        self.syscall = None;
-        self.set_mask(context.sigmask);
+        let shielded = self.shielded_from(&info);
+        if signals.ignores(shielded, &info, &to.unwrap_or(first).lock()) {
+            if let Some(source) = source {
+                source.dropped();
+            }
+            return Ok(());
+        }
+        if info.signo == c::SIGKILL {
+            drop(signals);
+            drop(tasks);
+            self.end(c::SIGKILL);
+            return Ok(());
+        }
+        let user = to.unwrap_or(first).credentials().user.clone();
+        match to {
+            Some(task) => queue(&mut task.lock().pending, info, &user, limit, source)?,
+            None => queue(&mut signals.pending, info, &user, limit, source)?,
+        }
+        // Whoever wants it: the task itself; the oldest that lets it through.
+        let open = |task: &Task| {
+            let shared = task.lock();
+            !shared.mask.contains(info.signo) && !shared.halt.stopped && !shared.halt.leaving
+        };
+        match to {
+            Some(task) if open(task) => task.kick(),
+            None => {
+                if let Some(task) = tasks.iter().find(|task| open(task)) {
+                    task.kick();
+                }
+            }
+            _ => {}
+        }
+        drop(signals);
+        drop(tasks);
+        self.signal_queue.wake(PollEvents::READABLE);
         Ok(())
+    }
+
+    /// Ends all its tasks with this wait status, unless it ends already.
+    pub fn end(&self, status: i32) {
+        let tasks = self.tasks.lock();
+        {
+            let mut signals = self.signals.lock();
+            signals.end.get_or_insert(status);
+            self.doomed.store(true, Ordering::SeqCst);
+            Self::resume_to_end(&mut signals, &tasks);
+        }
+        tasks.iter().for_each(|task| task.kick());
+        // A guest that has wrecked its own side of the platform may never come back: its host side goes first. Not where another process
+        // lives in the same memory (vfork(2)).
+        let Some(first) = tasks.first().cloned() else { return };
+        drop(tasks);
+        let Some(mm) = first.lock().mm.clone() else { return };
+        if !self.shares_memory.load(Ordering::Relaxed) || !self.others_live_in(&first, &mm) {
+            mm.aspace().kill();
+        }
+    }
+
+    fn others_live_in(&self, first: &Task, mm: &Arc<mm::MemoryManager>) -> bool {
+        let others: Vec<_> = first.kernel.groups.lock().values().filter(|group| group.pid != self.pid).cloned().collect();
+        let lives_in = |task: &Arc<Task>| task.lock().mm.as_ref().is_some_and(|other| Arc::ptr_eq(other, mm));
+        others.iter().any(|group| group.tasks.lock().iter().any(lives_in))
+    }
+}
+
+impl Current {
+    /// Sends this very task a signal of its own doing, which can't be ignored or blocked (a fault, say).
+    pub(crate) fn force_signal(&self, info: SigInfo) {
+        let user = self.credentials.user.clone();
+        let signals = self.task.group.signals.lock();
+        let mut shared = self.task.lock();
+        let action = signals.action(info.signo);
+        let blocked = shared.mask.contains(info.signo);
+        if blocked || action.handler == SIG_IGN {
+            signals.set_default(info.signo);
+            shared.mask = shared.mask.without(SigSet::of(info.signo));
+        }
+        let _ = queue(&mut shared.pending, info, &user, u64::MAX, None);
+        self.task.attention.store(true, Ordering::SeqCst);
     }
 }

@@ -147,6 +147,8 @@ impl Errno {
     pub const ERESTARTNOINTR: Self = Self(513);
     /// Kernel-internal: restart unless a handler runs.
     pub const ERESTARTNOHAND: Self = Self(514);
+    /// Interrupted: start again, by restart_syscall(2), unless a handler runs.
+    pub const ERESTART_RESTARTBLOCK: Self = Self(516);
 
     /// The error with this number; `EIO` when it is none of 1..4095.
     #[must_use]
@@ -161,6 +163,12 @@ impl Errno {
     #[must_use]
     pub fn raw(self) -> i32 {
         self.0.into()
+    }
+
+    /// Whether it is one of the kernel's own that make an interrupted call start again.
+    #[must_use]
+    pub fn restarts(self) -> bool {
+        self.0 >= 512
     }
 
     /// What a system call leaves in `rax`.
@@ -337,4 +345,5 @@ const NAMES: &[(u16, &str)] = &[
     (512, "ERESTARTSYS"),
     (513, "ERESTARTNOINTR"),
     (514, "ERESTARTNOHAND"),
+    (516, "ERESTART_RESTARTBLOCK"),
 ];

@@ -196,6 +196,37 @@ pub struct SigStack {
     pub size: u64,
 }
 
+/// `SS_AUTODISARM`: the stack is taken away when a handler enters it, and given back at its return.
+pub const SS_AUTODISARM: i32 = i32::MIN;
+
+impl SigStack {
+    /// No alternate stack.
+    pub const DISABLED: Self = Self { sp: 0, flags: libc::SS_DISABLE, pad: 0, size: 0 };
+
+    /// Whether a stack pointer lies in it.
+    #[must_use]
+    pub fn covers(self, rsp: u64) -> bool {
+        rsp > self.sp && rsp - self.sp <= self.size
+    }
+
+    /// Whether who has this stack pointer runs on it, which can't be said of one that disarms itself.
+    #[must_use]
+    pub fn holds(self, rsp: u64) -> bool {
+        self.flags & SS_AUTODISARM == 0 && self.covers(rsp)
+    }
+
+    /// As sigaltstack(2) shows it to who has this stack pointer.
+    #[must_use]
+    pub fn shown_to(self, rsp: u64) -> Self {
+        let state = match self.size {
+            0 => libc::SS_DISABLE,
+            _ if self.holds(rsp) => libc::SS_ONSTACK,
+            _ => 0,
+        };
+        Self { flags: state | self.flags & SS_AUTODISARM, ..self }
+    }
+}
+
 /// `struct ucontext` up to the signal mask, with `struct sigcontext` inside (x86-64).
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use abi::{Errno, SysResult};
@@ -53,6 +53,8 @@ struct Queue {
 pub struct Space {
     pub process: Arc<Process>,
     queue: Mutex<Queue>,
+    /// CPU time when it was last looked at: a process that has been killed tells no more.
+    cpu_time: AtomicU64,
 }
 
 /// `write_volatile` of an operation into shared memory.
@@ -65,7 +67,7 @@ fn put(process: &Process, slot: u64, index: usize, op: Op) {
 
 impl Space {
     pub fn new(process: Process) -> Self {
-        Self { process: Arc::new(process), queue: Mutex::default() }
+        Self { process: Arc::new(process), queue: Mutex::default(), cpu_time: AtomicU64::new(0) }
     }
 
     /// Whether operations wait to be applied.
@@ -245,7 +247,7 @@ impl AddressSpace for Space {
         let child = self.process.fork()?;
         let files = self.queue.lock().files.clone();
         let queue = Queue { files, ..Queue::default() };
-        Ok(Arc::new(Self { process: Arc::new(child), queue: Mutex::new(queue) }))
+        Ok(Arc::new(Self { queue: Mutex::new(queue), ..Self::new(child) }))
     }
 
     fn new_context(self: Arc<Self>, regs: &UserRegs, fp: Option<&[u8]>) -> SysResult<Box<dyn Context>> {
@@ -253,6 +255,7 @@ impl AddressSpace for Space {
     }
 
     fn kill(&self) {
+        self.cpu_time();
         self.process.kill();
     }
 
@@ -262,7 +265,8 @@ impl AddressSpace for Space {
         let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: writes to a local.
         unsafe { libc::clock_gettime(clock, &raw mut ts) };
-        ts.tv_sec.cast_unsigned() * 1_000_000_000 + ts.tv_nsec.cast_unsigned()
+        let now = ts.tv_sec.cast_unsigned() * 1_000_000_000 + ts.tv_nsec.cast_unsigned();
+        now.max(self.cpu_time.fetch_max(now, Ordering::Relaxed))
     }
 
     fn user_range(&self) -> Range<u64> {

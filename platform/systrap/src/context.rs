@@ -447,7 +447,10 @@ impl Context for GuestContext {
             // The signal is delivered on the way out of the call, before an instruction of the guest.
             Stopped::Notified(_) => host::tgkill(self.bell.pid, self.bell.tid, SIGINTERRUPT),
         }
+        // The host must see no error that makes it start its call again (ERESTARTSYS).
+        let result = std::mem::take(&mut regs.rax);
         let event = self.resume(regs, ACTION_FULL);
+        regs.rax = result;
         if self.batch {
             self.batch = false;
             if self.space.finish(self.slot).is_err() {

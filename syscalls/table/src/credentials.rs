@@ -134,7 +134,7 @@ fn capget(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
 
 fn capset(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let (words, pid) = cap_header(t, a[0])?;
-    if pid != 0 && pid != t.task.tid {
+    if pid != 0 && pid != t.task.tid() {
         return Err(Errno::EPERM);
     }
     let mut halves = [[0u32; 3]; 2];

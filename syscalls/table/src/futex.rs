@@ -16,7 +16,7 @@ pub const ENTRIES: &[Entry] = &[
     full(nr::GET_ROBUST_LIST, get_robust_list),
     full(nr::SET_TID_ADDRESS, |t, a| {
         t.task.lock().clear_child_tid = a[0];
-        Ok(t.task.tid.cast_unsigned().into())
+        Ok(t.task.tid().cast_unsigned().into())
     }),
 ];
 

@@ -1,7 +1,5 @@
 //! Who and where: identity, uname, sysinfo, syslog.
 
-use std::sync::atomic::Ordering;
-
 use abi::structs::{Sysinfo, Utsname};
 use abi::{Errno, SysResult, c, nr};
 use sync::monotonic_ns;
@@ -13,17 +11,17 @@ use crate::{Entry, full, partial};
 
 pub const ENTRIES: &[Entry] = &[
     full(nr::GETPID, |t, _| Ok(pid(t.task.group.pid))),
-    full(nr::GETTID, |t, _| Ok(pid(t.task.tid))),
+    full(nr::GETTID, |t, _| Ok(pid(t.task.tid()))),
     full(nr::GETPPID, |t, _| Ok(pid(t.task.group.parent_pid()))),
     full(nr::UNAME, uname),
     full(nr::SETHOSTNAME, sethostname),
     full(nr::SYSINFO, sysinfo),
     partial(nr::SYSLOG, syslog, "reading and sizes only"),
-    full(nr::GETPGRP, |t, _| Ok(pid(t.task.group.pgid.load(Ordering::Relaxed)))),
-    full(nr::GETPGID, |t, a| group(t, a[0], |g| g.pgid.load(Ordering::Relaxed))),
-    full(nr::GETSID, |t, a| group(t, a[0], |g| g.sid.load(Ordering::Relaxed))),
-    partial(nr::SETPGID, setpgid, "without the rules on sessions and execve"),
-    full(nr::SETSID, setsid),
+    full(nr::GETPGRP, |t, _| Ok(pid(t.task.group.pgid()))),
+    full(nr::GETPGID, |t, a| group(t, a[0], task::Group::pgid)),
+    full(nr::GETSID, |t, a| group(t, a[0], task::Group::sid)),
+    full(nr::SETPGID, |t, a| t.task.kernel.setpgid(&t.task.group, int(a[0]), int(a[1])).map(|()| 0)),
+    full(nr::SETSID, |t, _| t.task.kernel.setsid(&t.task.group).map(pid)),
     full(nr::GETCPU, getcpu),
     full(nr::GETRANDOM, getrandom),
 ];
@@ -36,7 +34,9 @@ fn group(t: &Current, which: u64, f: fn(&task::Group) -> i32) -> SysResult<u64> 
     if int(which) == 0 {
         return Ok(pid(f(&t.task.group)));
     }
-    t.task.kernel.group(int(which)).map(|group| pid(f(&group))).ok_or(Errno::ESRCH)
+    let kernel = &t.task.kernel;
+    let group = kernel.group(int(which)).or_else(|| Some(kernel.task(int(which))?.group.clone()));
+    group.map(|group| pid(f(&group))).ok_or(Errno::ESRCH)
 }
 
 fn uname(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
@@ -91,32 +91,6 @@ fn syslog(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         10 => Ok(log.len().next_power_of_two() as u64),
         _ => Err(Errno::EINVAL),
     }
-}
-
-fn setpgid(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let own = &t.task.group;
-    let target = if int(a[0]) == 0 { own.clone() } else { t.task.kernel.group(int(a[0])).ok_or(Errno::ESRCH)? };
-    let pgid = if int(a[1]) == 0 { target.pid } else { int(a[1]) };
-    if pgid < 0 {
-        return Err(Errno::EINVAL);
-    }
-    let child = target.parent.lock().upgrade().is_some_and(|parent| parent.pid == own.pid);
-    if target.pid != own.pid && !child {
-        return Err(Errno::ESRCH);
-    }
-    target.pgid.store(pgid, Ordering::Relaxed);
-    Ok(0)
-}
-
-fn setsid(t: &mut Current, _: [u64; 6]) -> SysResult<u64> {
-    let own = &t.task.group;
-    let groups = t.task.kernel.groups.lock();
-    if groups.values().any(|group| group.pgid.load(Ordering::Relaxed) == own.pid) {
-        return Err(Errno::EPERM);
-    }
-    own.sid.store(own.pid, Ordering::Relaxed);
-    own.pgid.store(own.pid, Ordering::Relaxed);
-    Ok(pid(own.pid))
 }
 
 /// The CPU is the host's, as the vDSO tells it too: this thread and its program's share one or use two, and neither stays.

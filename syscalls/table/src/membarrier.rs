@@ -47,7 +47,7 @@ fn membarrier(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
             // Who isn't on a CPU now comes back by a signal, whose handler is entered by a serializing instruction.
             let tasks: Vec<_> = kernel.tasks.lock().values().cloned().collect();
             let lives_here = |mm: &Arc<mm::MemoryManager>| Arc::ptr_eq(mm, &t.mm);
-            let others = tasks.iter().filter(|task| task.tid != t.task.tid);
+            let others = tasks.iter().filter(|task| task.tid() != t.task.tid());
             for task in others.filter(|task| task.lock().mm.as_ref().is_some_and(lives_here)) {
                 task.kick();
             }

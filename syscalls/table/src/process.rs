@@ -3,7 +3,7 @@
 use abi::signal::SigInfo;
 use abi::structs::{CloneArgs, Rlimit, Rusage};
 use abi::{Errno, SysResult, c, nr};
-use task::{CloneRequest, Current};
+use task::{CloneRequest, Current, Used, Who};
 use usermem::UserMemoryExt;
 use zerocopy::FromZeros;
 
@@ -11,7 +11,7 @@ use crate::args::{file, int, path, uint, walk};
 use crate::{Entry, full, partial};
 
 pub const ENTRIES: &[Entry] = &[
-    partial(nr::CLONE, clone, "no namespaces, no CLONE_PIDFD, no CLONE_SIGHAND without CLONE_THREAD"),
+    partial(nr::CLONE, clone, "no namespaces, no CLONE_PIDFD"),
     partial(nr::CLONE3, clone3, "as clone"),
     full(nr::FORK, |t, _| t.clone_task(CloneRequest { exit_signal: c::SIGCHLD, ..CloneRequest::default() })),
     full(nr::VFORK, |t, _| {
@@ -33,7 +33,7 @@ pub const ENTRIES: &[Entry] = &[
     partial(nr::PRLIMIT64, prlimit, "of the calling process; kept, mostly not enforced"),
     partial(nr::GETRLIMIT, |t, a| prlimit(t, [0, a[0], 0, a[1], 0, 0]), "as prlimit64"),
     partial(nr::SETRLIMIT, |t, a| prlimit(t, [0, a[0], a[1], 0, 0, 0]), "as prlimit64"),
-    partial(nr::GETRUSAGE, getrusage, "CPU time only"),
+    partial(nr::GETRUSAGE, getrusage, "a thread shows its process; no block operations"),
     full(nr::ARCH_PRCTL, arch_prctl),
     full(nr::SCHED_YIELD, |_, _| {
         std::thread::yield_now();
@@ -45,7 +45,7 @@ pub const ENTRIES: &[Entry] = &[
 fn clone(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let [flags, stack, parent_tid, child_tid, tls, _] = a;
     let exit_signal = int(flags & 0xff);
-    t.clone_task(CloneRequest { flags: flags & 0xffff_ff00, exit_signal, stack, parent_tid, child_tid, tls })
+    t.clone_task(CloneRequest { flags: flags & 0xffff_ff00, exit_signal, stack, parent_tid, child_tid, tls, set_tid: 0 })
 }
 
 fn clone3(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
@@ -60,13 +60,22 @@ fn clone3(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         return Err(Errno::E2BIG);
     }
     t.mm.read(a[0], bytes.get_mut(..size).unwrap_or_default())?;
-    if args.set_tid_size != 0 || args.flags & 0xff != 0 || (args.stack == 0) != (args.stack_size == 0) {
+    let CloneArgs { flags, parent_tid, child_tid, tls, .. } = args;
+    let not_here = (c::CLONE_DETACHED | 0xff) as u64;
+    let has = |flag: i32| flags & flag as u64 != 0;
+    let exit_signal = i32::try_from(args.exit_signal).ok().filter(|signo| *signo <= 64).ok_or(Errno::EINVAL)?;
+    let no_signal = has(c::CLONE_THREAD) || has(c::CLONE_PARENT);
+    if flags & not_here != 0 || (args.stack == 0) != (args.stack_size == 0) || no_signal && exit_signal != 0 {
         return Err(Errno::EINVAL);
     }
-    let exit_signal = i32::try_from(args.exit_signal).ok().filter(|signo| *signo <= 64).ok_or(Errno::EINVAL)?;
+    let set_tid = match args.set_tid_size {
+        0 => 0,
+        // One number for each namespace that the child is in; there is but one.
+        1 => Some(t.mm.read_obj(args.set_tid)?).filter(|pid: &i32| *pid > 0).ok_or(Errno::EINVAL)?,
+        _ => return Err(Errno::EINVAL),
+    };
     let stack = args.stack.checked_add(args.stack_size).ok_or(Errno::EINVAL)?;
-    let (parent_tid, child_tid) = (args.parent_tid, args.child_tid);
-    t.clone_task(CloneRequest { flags: args.flags, exit_signal, stack, parent_tid, child_tid, tls: args.tls })
+    t.clone_task(CloneRequest { flags, exit_signal, stack, parent_tid, child_tid, tls, set_tid })
 }
 
 /// A null-terminated vector of strings.
@@ -103,9 +112,16 @@ fn exec(t: &mut Current, dirfd: u64, name: u64, argv: u64, envp: u64, flags: i32
     Ok(0)
 }
 
-fn rusage(cpu: u64) -> Rusage {
-    let seconds = (cpu / 1_000_000_000).cast_signed();
-    Rusage { utime: [seconds, (cpu % 1_000_000_000 / 1000).cast_signed()], ..Rusage::default() }
+fn rusage(used: Used) -> Rusage {
+    let timeval = |ns: u64| [(ns / 1_000_000_000).cast_signed(), (ns % 1_000_000_000 / 1000).cast_signed()];
+    let mut rest = [0; 14];
+    // ru_maxrss in KiB, ru_minflt, ru_majflt, ru_nvcsw: the others are never counted, or not known.
+    for (at, value) in [(0, used.max_resident / 1024), (4, used.minor_faults), (5, used.major_faults), (12, used.switches)] {
+        if let Some(slot) = rest.get_mut(at) {
+            *slot = value.cast_signed();
+        }
+    }
+    Rusage { utime: timeval(used.user), stime: timeval(used.system), rest }
 }
 
 fn wait4(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
@@ -113,44 +129,45 @@ fn wait4(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     if options & !(c::WNOHANG | c::WUNTRACED | c::WCONTINUED | c::__WALL | c::__WCLONE | c::__WNOTHREAD) != 0 {
         return Err(Errno::EINVAL);
     }
-    let Some((pid, status, group)) = t.wait_child(int(a[0]), options | c::WEXITED)? else { return Ok(0) };
+    let who = match int(a[0]) {
+        -1 => Who::Any,
+        0 => Who::ProcessGroup(t.task.group.pgid()),
+        pid if pid > 0 => Who::Process(pid),
+        pid => Who::ProcessGroup(pid.checked_neg().ok_or(Errno::ESRCH)?),
+    };
+    let Some(waited) = t.wait_child(&who, options | c::WEXITED)? else { return Ok(0) };
     if a[1] != 0 {
-        t.mm.write_obj(a[1], &status)?;
+        t.mm.write_obj(a[1], &waited.status)?;
     }
     if a[3] != 0 {
-        let cpu = *group.cpu.lock();
-        t.mm.write_obj(a[3], &rusage(cpu))?;
+        t.mm.write_obj(a[3], &rusage(waited.used))?;
     }
-    Ok(pid.cast_unsigned().into())
+    Ok(waited.pid.cast_unsigned().into())
 }
 
 fn waitid(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    const KINDS: i32 = c::WEXITED | c::WSTOPPED | c::WCONTINUED;
     let options = int(a[3]);
-    if options & (c::WEXITED | c::WSTOPPED | c::WCONTINUED) == 0 {
+    if options & !(KINDS | c::WNOHANG | c::WNOWAIT | c::__WALL | c::__WCLONE | c::__WNOTHREAD) != 0 || options & KINDS == 0 {
         return Err(Errno::EINVAL);
     }
-    let which = match uint(a[0]) {
-        c::P_ALL => -1,
-        c::P_PID if int(a[1]) > 0 => int(a[1]),
-        c::P_PGID if int(a[1]) > 0 => -int(a[1]),
-        c::P_PGID if int(a[1]) == 0 => 0,
+    let who = match (uint(a[0]), int(a[1])) {
+        (c::P_ALL, _) => Who::Any,
+        (c::P_PID, pid @ 1..) => Who::Process(pid),
+        (c::P_PGID, 0) => Who::ProcessGroup(t.task.group.pgid()),
+        (c::P_PGID, pgid @ 1..) => Who::ProcessGroup(pgid),
         _ => return Err(Errno::EINVAL),
     };
-    let found = t.wait_child(which, options)?;
+    let found = t.wait_child(&who, options)?;
     if a[2] != 0 {
-        let info = match &found {
-            None => SigInfo::default(),
-            Some((pid, status, _)) => {
-                let (code, value) = match (status & 0xff, status >> 8 & 0xff) {
-                    (0, code) => (c::CLD_EXITED, code),
-                    (0x7f, signo) => (c::CLD_STOPPED, signo),
-                    (0xff, _) => (c::CLD_CONTINUED, c::SIGCONT),
-                    (signo, _) => (c::CLD_KILLED, signo & 0x7f),
-                };
-                SigInfo::child(code, *pid, 0, value)
-            }
-        };
+        let info =
+            found.map_or_else(SigInfo::default, |waited| SigInfo::child(waited.code, waited.pid, waited.uid, waited.value));
         t.mm.write_obj(a[2], &info)?;
+    }
+    if a[4] != 0
+        && let Some(waited) = found
+    {
+        t.mm.write_obj(a[4], &rusage(waited.used))?;
     }
     Ok(0)
 }
@@ -181,12 +198,14 @@ fn prlimit(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
 }
 
 fn getrusage(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let cpu = match int(a[0]) {
-        c::RUSAGE_SELF | c::RUSAGE_THREAD => t.mm.aspace().cpu_time(),
-        c::RUSAGE_CHILDREN => 0,
+    let group = &t.task.group;
+    let used = match int(a[0]) {
+        c::RUSAGE_SELF => group.used(),
+        c::RUSAGE_CHILDREN => group.usage.lock().children,
+        c::RUSAGE_THREAD => group.used(),
         _ => return Err(Errno::EINVAL),
     };
-    t.mm.write_obj(a[1], &rusage(cpu))?;
+    t.mm.write_obj(a[1], &rusage(used))?;
     Ok(0)
 }
 

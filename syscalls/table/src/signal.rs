@@ -1,9 +1,8 @@
 //! Signals.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use abi::signal::{SIG_IGN, SigAction, SigInfo, SigSet, SigStack};
+use abi::signal::{SigAction, SigInfo, SigSet, SigStack};
 use abi::{Errno, SysResult, c, nr};
 use task::{Current, Group, Task};
 use usermem::UserMemoryExt;
@@ -20,8 +19,11 @@ pub const ENTRIES: &[Entry] = &[
     full(nr::RT_SIGRETURN, sigreturn),
     full(nr::SIGALTSTACK, sigaltstack),
     full(nr::KILL, kill),
-    full(nr::TKILL, |t, a| tgkill(t, -1, int(a[0]), int(a[1]))),
-    full(nr::TGKILL, |t, a| if int(a[0]) <= 0 { Err(Errno::EINVAL) } else { tgkill(t, int(a[0]), int(a[1]), int(a[2])) }),
+    full(nr::TKILL, |t, a| tgkill(t, None, int(a[0]), int(a[1]))),
+    full(nr::TGKILL, |t, a| tgkill(t, Some(int(a[0])), int(a[1]), int(a[2]))),
+    full(nr::RT_SIGQUEUEINFO, sigqueueinfo),
+    full(nr::RT_TGSIGQUEUEINFO, tgsigqueueinfo),
+    full(nr::RESTART_SYSCALL, |t, _| t.resumption.take().map_or(Err(Errno::EINTR), |resume| resume(t))),
     full(nr::PAUSE, |t, _| {
         loop {
             if let Err(Errno::ERESTARTSYS) = t.sleep(None) {
@@ -31,30 +33,33 @@ pub const ENTRIES: &[Entry] = &[
     }),
 ];
 
+/// Flags of sigaction(2) that x86-64 has (`UAPI_SA_FLAGS`, and `SA_RESTORER`); others are taken back, so that programs can tell.
+const ACTION_FLAGS: u64 = 0xdc00_0807;
+
 fn check(size: u64) -> SysResult<()> {
     if size == 8 { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// A signal number, or 0 where that asks whether there is somebody.
+fn number(signo: i32) -> SysResult<i32> {
+    if (0..=abi::signal::MAX_SIGNAL).contains(&signo) { Ok(signo) } else { Err(Errno::EINVAL) }
 }
 
 fn sigaction(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     check(a[3])?;
     let signo = int(a[0]);
     let fixed = SigSet::UNBLOCKABLE.contains(signo);
-    if SigSet::of(signo).0 == 0 || fixed && a[1] != 0 {
+    let new: Option<SigAction> = if a[1] == 0 { None } else { Some(t.mm.read_obj(a[1])?) };
+    if SigSet::of(signo).0 == 0 || fixed && new.is_some() {
         return Err(Errno::EINVAL);
     }
-    let new: Option<SigAction> = if a[1] == 0 { None } else { Some(t.mm.read_obj(a[1])?) };
-    let old = t.task.group.action(signo);
-    if let Some(mut new) = new {
-        new.mask = new.mask.without(SigSet::UNBLOCKABLE);
-        if let Some(slot) = usize::try_from(signo).ok().and_then(|at| t.task.group.actions.lock().get_mut(at).map(|s| *s = new)) {
-            let () = slot;
+    let old = match new {
+        Some(new) => {
+            let new = SigAction { mask: new.mask.without(SigSet::UNBLOCKABLE), flags: new.flags & ACTION_FLAGS, ..new };
+            t.task.group.set_action(signo, new)
         }
-        let ignored = new.handler == SIG_IGN || new.handler == 0 && matches!(signo, c::SIGCHLD | c::SIGURG | c::SIGWINCH);
-        if ignored {
-            t.task.group.pending.lock().discard(SigSet::of(signo));
-            t.task.lock().pending.discard(SigSet::of(signo));
-        }
-    }
+        None => t.task.group.action(signo),
+    };
     if a[2] != 0 {
         t.mm.write_obj(a[2], &old)?;
     }
@@ -80,13 +85,10 @@ fn sigprocmask(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
 }
 
 fn sigpending(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    check(a[1])?;
-    let (own, mask) = {
-        let shared = t.task.lock();
-        (shared.pending.set, shared.mask)
-    };
-    let all = own.with(t.task.group.pending.lock().set);
-    t.mm.write_obj(a[0], &SigSet(all.0 & mask.0))?;
+    // As on Linux, less may be asked for than there is.
+    let size = usize::try_from(a[1]).ok().filter(|size| *size <= 8).ok_or(Errno::EINVAL)?;
+    let pending = t.task.blocked_pending().0.to_le_bytes();
+    t.mm.write(a[0], pending.get(..size).unwrap_or_default())?;
     Ok(0)
 }
 
@@ -112,49 +114,28 @@ fn sigtimedwait(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     check(a[3])?;
     let set: SigSet = t.mm.read_obj(a[0])?;
     let deadline = timeout(t, a[2])?.map(after);
-    let others = SigSet(!set.without(SigSet::UNBLOCKABLE).0);
-    loop {
-        let own = t.task.lock().pending.take(others);
-        if let Some(info) = own.or_else(|| t.task.group.pending.lock().take(others)) {
-            if a[1] != 0 {
-                t.mm.write_obj(a[1], &info)?;
-            }
-            return Ok(info.signo.cast_unsigned().into());
-        }
-        match t.sleep(deadline) {
-            Ok(()) => {}
-            Err(Errno::ETIMEDOUT) => return Err(Errno::EAGAIN),
-            Err(_) => return Err(Errno::EINTR),
-        }
+    let info = t.wait_signal(set.without(SigSet::UNBLOCKABLE), deadline)?;
+    if a[1] != 0 {
+        t.mm.write_obj(a[1], &info)?;
     }
+    Ok(info.signo.cast_unsigned().into())
 }
 
 fn sigreturn(t: &mut Current, _: [u64; 6]) -> SysResult<u64> {
     if t.sigreturn().is_err() {
-        t.task.group.end(c::SIGSEGV);
+        t.bad_frame();
     }
     Ok(0)
 }
 
 fn sigaltstack(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let mut old = t.task.lock().altstack;
     if !t.ctx.full(&mut t.regs) {
         return Err(Errno::ESRCH);
     }
-    let on_it = old.flags & c::SS_DISABLE == 0 && t.regs.rsp.wrapping_sub(old.sp) <= old.size;
-    old.flags |= if on_it { c::SS_ONSTACK } else { 0 };
-    if a[0] != 0 {
-        if on_it {
-            return Err(Errno::EPERM);
-        }
-        let mut new: SigStack = t.mm.read_obj(a[0])?;
-        match new.flags & !c::SS_ONSTACK {
-            c::SS_DISABLE => new = SigStack { flags: c::SS_DISABLE, ..SigStack::default() },
-            0 if new.size < 2048 => return Err(Errno::ENOMEM),
-            0 => new.flags = 0,
-            _ => return Err(Errno::EINVAL),
-        }
-        t.task.lock().altstack = new;
+    let new: Option<SigStack> = if a[0] == 0 { None } else { Some(t.mm.read_obj(a[0])?) };
+    let old = t.task.lock().altstack.shown_to(t.regs.rsp);
+    if let Some(new) = new {
+        t.set_altstack(new)?;
     }
     if a[1] != 0 {
         t.mm.write_obj(a[1], &old)?;
@@ -162,19 +143,28 @@ fn sigaltstack(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     Ok(0)
 }
 
-fn kill(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let (which, signo) = (int(a[0]), int(a[1]));
-    if signo != 0 && SigSet::of(signo).0 == 0 {
-        return Err(Errno::EINVAL);
+/// Whether the caller may send a signal to a process (or a task of it); who sends it, in the numbers of who gets it.
+fn permitted(t: &Current, group: &Group, task: Option<&Task>, signo: i32) -> SysResult<u32> {
+    let (who, other) = (t.credentials(), task.map_or_else(|| group.credentials(), |task| Some(task.credentials())));
+    // Gone in this moment: nobody minds.
+    let Some(other) = other else { return Ok(0) };
+    let own = group.pid == t.task.group.pid;
+    if own || who.may_signal(&other) || signo == c::SIGCONT && group.sid() == t.task.group.sid() {
+        return Ok(other.user_ns.from_kuid_munged(who.ruid));
     }
+    Err(Errno::EPERM)
+}
+
+fn kill(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let (which, signo) = (int(a[0]), number(int(a[1]))?);
     let kernel = &t.task.kernel;
-    let own = t.task.group.pgid.load(Ordering::Relaxed);
     let groups: Vec<Arc<Group>> = match which {
-        pid if pid > 0 => kernel.group(pid).into_iter().collect(),
+        pid if pid > 0 => process(t, pid).into_iter().collect(),
         -1 => kernel.groups.lock().values().filter(|group| group.pid > 1 && group.pid != t.task.group.pid).cloned().collect(),
+        0 => t.task.group.job().members(),
         which => {
-            let pgid = if which == 0 { own } else { which.checked_neg().ok_or(Errno::ESRCH)? };
-            kernel.groups.lock().values().filter(|group| group.pgid.load(Ordering::Relaxed) == pgid).cloned().collect()
+            let job = which.checked_neg().and_then(|pgid| kernel.process_group(pgid));
+            job.map(|job| job.members()).unwrap_or_default()
         }
     };
     if groups.is_empty() {
@@ -192,27 +182,65 @@ fn kill(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     if refused == groups.len() && which != -1 { Err(Errno::EPERM) } else { Ok(0) }
 }
 
-/// Whether the caller may send a signal to a process (or a task of it); who sends it, in the numbers of who gets it.
-fn permitted(t: &Current, group: &Group, task: Option<&Task>, signo: i32) -> SysResult<u32> {
-    let (who, other) = (t.credentials(), task.map_or_else(|| group.credentials(), |task| Some(task.credentials())));
-    // Gone in this moment: nobody minds.
-    let Some(other) = other else { return Ok(0) };
-    let same_session = || group.sid.load(Ordering::Relaxed) == t.task.group.sid.load(Ordering::Relaxed);
-    let own = group.pid == t.task.group.pid;
-    if own || who.may_signal(&other) || signo == c::SIGCONT && same_session() {
-        return Ok(other.user_ns.from_kuid_munged(who.ruid));
-    }
-    Err(Errno::EPERM)
+/// The process with this number, or with a thread of this number.
+fn process(t: &Current, pid: i32) -> Option<Arc<Group>> {
+    let kernel = &t.task.kernel;
+    kernel.group(pid).or_else(|| Some(kernel.task(pid)?.group.clone()))
 }
 
-fn tgkill(t: &Current, pid: i32, tid: i32, signo: i32) -> SysResult<u64> {
-    if tid <= 0 || signo != 0 && SigSet::of(signo).0 == 0 {
+/// A thread, of a certain process if that is given.
+fn thread(t: &Current, pid: Option<i32>, tid: i32) -> SysResult<Arc<Task>> {
+    if tid <= 0 || pid.is_some_and(|pid| pid <= 0) {
         return Err(Errno::EINVAL);
     }
-    let task = t.task.kernel.task(tid).filter(|task| pid == -1 || task.group.pid == pid).ok_or(Errno::ESRCH)?;
+    t.task.kernel.task(tid).filter(|task| pid.is_none_or(|pid| task.group.pid == pid)).ok_or(Errno::ESRCH)
+}
+
+fn tgkill(t: &Current, pid: Option<i32>, tid: i32, signo: i32) -> SysResult<u64> {
+    let found = thread(t, pid, tid);
+    // A thread that has just ended is as good as one that does so now.
+    let signo = number(signo).map_err(|errno| found.as_ref().err().copied().unwrap_or(errno))?;
+    let task = found?;
     let uid = permitted(t, &task.group, Some(&task), signo)?;
     if signo != 0 {
         task.signal(SigInfo::from_process(signo, c::SI_TKILL, t.task.group.pid, uid));
+    }
+    Ok(0)
+}
+
+/// What a caller says of a signal that it sends itself or others.
+fn given_info(t: &Current, signo: i32, addr: u64, to_self: bool) -> SysResult<SigInfo> {
+    let mut info: SigInfo = t.mm.read_obj(addr)?;
+    info.signo = signo;
+    // Nobody may pretend to be the kernel, or kill(2).
+    if (info.code >= 0 || info.code == c::SI_TKILL) && !to_self {
+        return Err(Errno::EPERM);
+    }
+    number(signo)?;
+    Ok(info)
+}
+
+fn sigqueueinfo(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let (pid, signo) = (int(a[0]), int(a[1]));
+    let info = given_info(t, signo, a[2], pid == t.task.group.pid)?;
+    let group = process(t, pid).ok_or(Errno::ESRCH)?;
+    permitted(t, &group, None, signo)?;
+    if signo != 0 {
+        group.send(info, None, None)?;
+    }
+    Ok(0)
+}
+
+fn tgsigqueueinfo(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let (pid, tid, signo) = (int(a[0]), int(a[1]), int(a[2]));
+    if pid <= 0 || tid <= 0 {
+        return Err(Errno::EINVAL);
+    }
+    let info = given_info(t, signo, a[3], tid == t.task.tid())?;
+    let task = thread(t, Some(pid), tid)?;
+    permitted(t, &task.group, Some(&task), signo)?;
+    if signo != 0 {
+        task.group.send(info, Some(&task), None)?;
     }
     Ok(0)
 }

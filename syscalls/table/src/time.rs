@@ -2,7 +2,7 @@
 
 use abi::structs::Timespec;
 use abi::{Errno, SysResult, c, nr};
-use sync::monotonic_ns;
+use sync::{MonotonicNs, monotonic_ns};
 use task::Current;
 use usermem::UserMemoryExt;
 
@@ -16,7 +16,7 @@ pub const ENTRIES: &[Entry] = &[
     full(nr::TIME, time),
     full(nr::NANOSLEEP, |t, a| sleep(t, c::CLOCK_MONOTONIC, false, a[0], a[1])),
     full(nr::CLOCK_NANOSLEEP, |t, a| sleep(t, int(a[0]), int(a[1]) & c::TIMER_ABSTIME != 0, a[2], a[3])),
-    partial(nr::TIMES, times, "CPU time of the process only"),
+    full(nr::TIMES, times),
 ];
 
 /// Nanoseconds since the epoch.
@@ -29,7 +29,10 @@ fn read_clock(t: &Current, clock: i32) -> SysResult<u64> {
     match clock {
         c::CLOCK_REALTIME | c::CLOCK_REALTIME_COARSE | c::CLOCK_TAI => Ok(realtime_ns()),
         c::CLOCK_MONOTONIC | c::CLOCK_MONOTONIC_RAW | c::CLOCK_MONOTONIC_COARSE | c::CLOCK_BOOTTIME => Ok(monotonic_ns()),
-        c::CLOCK_PROCESS_CPUTIME_ID | c::CLOCK_THREAD_CPUTIME_ID => Ok(t.mm.aspace().cpu_time()),
+        c::CLOCK_PROCESS_CPUTIME_ID | c::CLOCK_THREAD_CPUTIME_ID => {
+            let used = t.task.group.used();
+            Ok(used.user.saturating_add(used.system))
+        }
         _ => Err(Errno::EINVAL),
     }
 }
@@ -70,7 +73,8 @@ fn time(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
 fn times(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let ticks = |ns: u64| ns / 10_000_000;
     if a[0] != 0 {
-        t.mm.write_obj(a[0], &[ticks(t.mm.aspace().cpu_time()), 0, 0, 0])?;
+        let (own, children) = (t.task.group.used(), t.task.group.usage.lock().children);
+        t.mm.write_obj(a[0], &[own.user, own.system, children.user, children.system].map(ticks))?;
     }
     Ok(ticks(monotonic_ns()))
 }
@@ -86,18 +90,24 @@ fn sleep(t: &mut Current, clock: i32, absolute: bool, request: u64, remain: u64)
         (true, c::CLOCK_REALTIME | c::CLOCK_TAI) => after(ns.saturating_sub(realtime_ns())),
         (true, _) => ns,
     };
+    sleep_until(t, deadline, if absolute { None } else { Some(remain) })
+}
+
+/// Sleeps until a monotonic time. `remain`: of a relative sleep: where what is left is stored when it is interrupted, if anywhere.
+fn sleep_until(t: &mut Current, deadline: MonotonicNs, remain: Option<u64>) -> SysResult<u64> {
     loop {
         match t.sleep(Some(deadline)) {
             Ok(()) => {}
             Err(Errno::ETIMEDOUT) => return Ok(0),
-            Err(Errno::ERESTARTSYS) if !absolute => {
-                if remain != 0 {
-                    t.mm.write_obj(remain, &Timespec::from_ns(deadline.saturating_sub(monotonic_ns())))?;
-                }
-                return Err(Errno::EINTR);
-            }
-            Err(Errno::ERESTARTSYS) => return Err(Errno::ERESTARTNOHAND),
+            Err(Errno::ERESTARTSYS) => break,
             Err(errno) => return Err(errno),
         }
     }
+    let Some(addr) = remain else { return Err(Errno::ERESTARTNOHAND) };
+    if addr != 0 {
+        t.mm.write_obj(addr, &Timespec::from_ns(deadline.saturating_sub(monotonic_ns())))?;
+    }
+    // Started again, it must not last longer than it was to.
+    t.resumption = Some(Box::new(move |t| sleep_until(t, deadline, remain)));
+    Err(Errno::ERESTART_RESTARTBLOCK)
 }

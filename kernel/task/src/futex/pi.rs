@@ -51,7 +51,7 @@ pub(super) struct PiTable {
 
 /// The number that a task's locks hold.
 fn futex_tid(task: &Task) -> u32 {
-    task.tid.cast_unsigned() & TID_MASK
+    task.tid().cast_unsigned() & TID_MASK
 }
 
 impl PiTable {
@@ -69,10 +69,10 @@ impl PiTable {
     fn deadlocks(&self, task: &Task, owner: &Arc<Task>) -> bool {
         let mut owner = owner;
         for _ in 0..MAX_CHAIN {
-            if owner.tid == task.tid {
+            if owner.tid() == task.tid() {
                 return true;
             }
-            let Some(lock) = self.blocked.get(&owner.tid).and_then(|key| self.locks.get(key)) else { return false };
+            let Some(lock) = self.blocked.get(&owner.tid()).and_then(|key| self.locks.get(key)) else { return false };
             owner = &lock.owner;
         }
         false
@@ -91,7 +91,7 @@ impl PiTable {
         }
         waiter.waiter.outcome.store(WAITING, Ordering::SeqCst);
         waiter.waiter.place.store(IN_PI_TABLE, Ordering::SeqCst);
-        self.blocked.insert(waiter.task.tid, key);
+        self.blocked.insert(waiter.task.tid(), key);
         let lock = self.locks.entry(key).or_insert_with(|| Lock { owner: owner.clone(), waiters: VecDeque::new() });
         lock.waiters.push_back(waiter);
         Ok(())
@@ -115,7 +115,7 @@ impl PiTable {
         if lock.waiters.is_empty() {
             self.locks.remove(&key);
         }
-        self.blocked.remove(&next.task.tid);
+        self.blocked.remove(&next.task.tid());
         next.waiter.finish();
         woken.push(next.waiter);
         Ok(true)
@@ -135,7 +135,7 @@ impl FutexTable {
         if for_good {
             task.locks_given_up.store(true, Ordering::SeqCst);
         }
-        let owned: Vec<_> = table.locks.iter().filter(|(_, lock)| lock.owner.tid == task.tid).map(|(key, _)| *key).collect();
+        let owned: Vec<_> = table.locks.iter().filter(|(_, lock)| lock.owner.tid() == task.tid()).map(|(key, _)| *key).collect();
         for key in owned {
             let _ = table.hand_over(key, &mut woken, |next, new| {
                 let mut seen = next.mm.load_u32(next.addr).unwrap_or(0);
@@ -175,7 +175,7 @@ impl FutexTable {
         if seen & TID_MASK != owner.map_or(0, |owner| futex_tid(owner)) {
             return Err(Errno::EAGAIN);
         }
-        if table.locks.get(&to).is_some_and(|lock| owner.is_none_or(|owner| lock.owner.tid != owner.tid)) {
+        if table.locks.get(&to).is_some_and(|lock| owner.is_none_or(|owner| lock.owner.tid() != owner.tid())) {
             return Err(Errno::EINVAL);
         }
         let mut owner = owner.cloned();
@@ -262,7 +262,7 @@ impl Current {
             if self.mm.load_u32(word.addr)? == seen {
                 let new = match (table.locks.get(&key), &owner) {
                     (None, Ok(None)) => own | seen & OWNER_DIED,
-                    (Some(lock), Ok(Some(owner))) if lock.owner.tid == owner.tid => seen | WAITERS,
+                    (Some(lock), Ok(Some(owner))) if lock.owner.tid() == owner.tid() => seen | WAITERS,
                     (None, Ok(Some(_))) => seen | WAITERS,
                     (None, Err(errno)) => return Err(*errno),
                     _ => return Err(Errno::EINVAL),
@@ -303,7 +303,7 @@ impl Current {
         if seen & TID_MASK != futex_tid(&self.task) {
             return Err(Errno::EPERM);
         }
-        if table.locks.get(&key).is_some_and(|lock| lock.owner.tid != self.task.tid) {
+        if table.locks.get(&key).is_some_and(|lock| lock.owner.tid() != self.task.tid()) {
             return Err(Errno::EINVAL);
         }
         let exchange = |new: u32| match self.mm.compare_exchange_u32(word.addr, seen, new)? {

@@ -88,7 +88,7 @@ impl Current {
         let mut waiters: Vec<Arc<Waiter>> = Vec::with_capacity(interests.len());
         let mut queued = Ok(());
         for Interest { word, value } in interests {
-            let waiter = Waiter::new(self.task.parker.clone(), self.task.tid);
+            let waiter = Waiter::new(self.task.parker.clone(), self.task.tid());
             let check = || if self.mm.load_u32(word.addr)? == *value { Ok(()) } else { Err(Errno::EAGAIN) };
             queued = self.futex_key(*word).and_then(|key| kernel.futexes.enqueue(key, u32::MAX, Kind::Plain, &waiter, check));
             if queued.is_err() {

@@ -144,8 +144,7 @@ impl Current {
         let [address, what, ..] = &mut info.fields;
         *address = call.ip;
         *what = u64::from(call.number) | u64::from(filter::ARCH) << 32;
-        // The run loop asks the group whether that was its end.
-        let _ = self.force_signal(info, 0, 0);
+        self.force_signal(info);
     }
 
     /// Whether filters may be installed: they must not be a way to confuse a program with more rights.
@@ -191,11 +190,11 @@ impl Current {
         if notifier.is_some() && base.is_some_and(Filters::has_listener) {
             return Err(Refused::Because(Errno::EBUSY));
         }
-        let others: Vec<_> = threads.iter().filter(|task| options.tsync && task.tid != self.task.tid).cloned().collect();
+        let others: Vec<_> = threads.iter().filter(|task| options.tsync && task.tid() != self.task.tid()).cloned().collect();
         for other in &others {
             let theirs = other.lock().filters.clone();
             if other.seccomp_mode() == STRICT || !Filters::descends(base, theirs.as_deref()) {
-                return Err(Refused::Thread(other.tid));
+                return Err(Refused::Thread(other.tid()));
             }
         }
         let filters = Filters::with(base, Filter { program, notifier }).map_err(Refused::Because)?;

@@ -27,7 +27,7 @@ fn name(number: u64) -> String {
 /// # Errors
 /// Those of the call.
 pub fn trace(current: &mut Current, number: u64, args: [u64; 6]) -> SysResult<u64> {
-    let (kernel, tid) = (current.task.kernel.clone(), current.task.tid);
+    let (kernel, tid) = (current.task.kernel.clone(), current.task.tid());
     let (name, Shape { args: shapes, ret }) = (name(number), shape(number));
     let mut call = Call { memory: Memory(&current.mm), args, result: 0 };
     // What the kernel fills, and what follows, comes later.

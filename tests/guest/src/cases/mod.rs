@@ -8,6 +8,7 @@ mod fd;
 mod futex;
 mod futex_pi;
 mod ident;
+mod jobs;
 mod lock;
 mod mem;
 mod membarrier;
@@ -28,6 +29,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         futex::CASES,
         futex_pi::CASES,
         ident::CASES,
+        jobs::CASES,
         lock::CASES,
         mem::CASES,
         membarrier::CASES,

@@ -1,0 +1,183 @@
+//! Delivering signals on the way to guest code: default actions, handlers, restarts of interrupted calls (signal(7)).
+
+use std::sync::atomic::Ordering;
+
+use abi::signal::{SIG_DFL, SIG_IGN, SigAction, SigInfo, SigSet};
+use abi::{Errno, SysResult, c, nr};
+use sync::MonotonicNs;
+
+use crate::current::Current;
+use crate::signal::{Default, default_action};
+use crate::stop::STOP_SIGNALS;
+
+/// Length of the `syscall` instruction.
+const SYSCALL_LEN: u64 = 2;
+
+impl Current {
+    /// Handles all signals that can be delivered. Returns the task's wait status if it is to end.
+    pub(crate) fn deliver_signals(&mut self) -> Option<i32> {
+        self.task.attention.store(false, Ordering::SeqCst);
+        loop {
+            if let Some(status) = self.task.group.ending() {
+                return Some(status);
+            }
+            if let Some(status) = self.lone_exit {
+                return Some(status);
+            }
+            if self.task.ordered_to_exit.load(Ordering::SeqCst) {
+                return Some(c::SIGKILL);
+            }
+            if self.job_control() {
+                continue;
+            }
+            if self.task.kernel.paused.load(Ordering::SeqCst) {
+                self.task.parker.park(None);
+                continue;
+            }
+            let Some(info) = self.take_signal() else { break };
+            self.trace_signal(&info);
+            self.act_on(info);
+        }
+        if !self.finish_call(None) {
+            self.task.group.end(c::SIGKILL);
+            return self.task.group.ending();
+        }
+        // The guard must not live as long as the branch.
+        let saved = self.task.lock().saved_mask.take();
+        if let Some(mask) = saved {
+            self.set_mask(mask);
+        }
+        None
+    }
+
+    /// Takes the next signal that isn't blocked: the task's own first.
+    fn take_signal(&self) -> Option<SigInfo> {
+        let mut signals = self.task.group.signals.lock();
+        let mut shared = self.task.lock();
+        let mask = shared.mask;
+        let info = shared.pending.take(mask).or_else(|| signals.pending.take(mask))?;
+        // From here to the stop itself a SIGCONT can still prevent it.
+        shared.halt.taken |= STOP_SIGNALS.contains(info.signo);
+        Some(info)
+    }
+
+    /// Takes a signal of `set`, which the caller has blocked, as soon as there is one.
+    ///
+    /// # Errors
+    /// `EAGAIN` after the deadline, `EINTR` when another signal comes.
+    pub fn wait_signal(&self, set: SigSet, deadline: Option<MonotonicNs>) -> SysResult<SigInfo> {
+        let take = || {
+            let mut signals = self.task.group.signals.lock();
+            let others = SigSet(!set.0);
+            let mut shared = self.task.lock();
+            shared.pending.take(others).or_else(|| signals.pending.take(others))
+        };
+        if let Some(info) = take() {
+            return Ok(info);
+        }
+        // Meanwhile the set isn't blocked, so that whoever sends one of it picks this task.
+        {
+            let mut shared = self.task.lock();
+            shared.real_mask = Some(shared.mask);
+            shared.mask = shared.mask.without(set);
+        }
+        let result = loop {
+            let slept = self.sleep(deadline);
+            match (take(), slept) {
+                (Some(info), _) => break Ok(info),
+                (None, Ok(())) => {}
+                (None, Err(Errno::ETIMEDOUT)) => break Err(Errno::EAGAIN),
+                (None, Err(_)) => break Err(Errno::EINTR),
+            }
+        };
+        let mut shared = self.task.lock();
+        if let Some(mask) = shared.real_mask.take() {
+            shared.mask = mask;
+        }
+        self.task.attention.store(true, Ordering::SeqCst);
+        result
+    }
+
+    /// rt_sigreturn(2) has failed: there is nowhere to go back to.
+    pub fn bad_frame(&mut self) {
+        self.syscall = None;
+        self.force_signal(SigInfo::kernel(c::SIGSEGV));
+    }
+
+    fn trace_signal(&self, info: &SigInfo) {
+        let trace = &self.task.kernel.trace;
+        if trace.is_on() {
+            trace.note(self.task.tid(), &format!("--- {} {info} ---", abi::signal::name(info.signo)));
+        }
+    }
+
+    /// Does what is to be done with a signal that has been taken.
+    fn act_on(&mut self, info: SigInfo) {
+        let action = self.task.group.action(info.signo);
+        match action.handler {
+            SIG_IGN => {}
+            SIG_DFL => self.act_by_default(&info),
+            _ => self.handle(&info, &action),
+        }
+    }
+
+    fn act_by_default(&mut self, info: &SigInfo) {
+        let group = &self.task.group;
+        if group.shielded_from(info) {
+            return;
+        }
+        match default_action(info.signo) {
+            Default::Ignore => {}
+            Default::Stop => {
+                // Nobody could continue an orphaned process group: only SIGSTOP stops it.
+                if info.signo == c::SIGSTOP || !group.job().orphaned(&self.task.kernel) {
+                    self.begin_stop(info.signo);
+                }
+            }
+            Default::Terminate | Default::Core => group.end(info.signo),
+        }
+    }
+
+    /// Enters the handler. Without a place for its frame, the task gets a `SIGSEGV` instead.
+    fn handle(&mut self, info: &SigInfo, action: &SigAction) {
+        if self.finish_call(Some(action)) && self.enter_handler(info, action).is_ok() {
+            if action.flags & u64::from(c::SA_RESETHAND as u32) != 0 {
+                self.task.group.signals.lock().set_default(info.signo);
+            }
+            let own = if action.flags & c::SA_NODEFER as u64 == 0 { SigSet::of(info.signo) } else { SigSet(0) };
+            let current = self.task.lock().mask;
+            self.set_mask(current.with(action.mask).with(own));
+            return;
+        }
+        if info.signo == c::SIGSEGV {
+            self.task.group.signals.lock().set_default(c::SIGSEGV);
+        }
+        self.force_signal(SigInfo::kernel(c::SIGSEGV));
+    }
+
+    /// An interrupted call comes to its end: it is made again or fails with `EINTR`, depending on the handler that runs now, if one does.
+    /// False when the registers can't be had: the task is gone.
+    fn finish_call(&mut self, handler: Option<&SigAction>) -> bool {
+        let Some((number, errno)) = self.interrupted.take() else { return true };
+        let again = match (handler, errno) {
+            (_, Errno::ERESTARTNOINTR) => Some(number),
+            (None, Errno::ERESTART_RESTARTBLOCK) => Some(nr::RESTART_SYSCALL),
+            (None, _) => Some(number),
+            (Some(action), Errno::ERESTARTSYS) if action.flags & c::SA_RESTART as u64 != 0 => Some(number),
+            (Some(_), _) => None,
+        };
+        let Some(number) = again else { return true };
+        if !self.ctx.full(&mut self.regs) {
+            return false;
+        }
+        self.regs.rip = self.regs.rip.wrapping_sub(SYSCALL_LEN);
+        self.regs.rax = number;
+        true
+    }
+
+    /// Sets the signal mask.
+    pub fn set_mask(&self, mask: SigSet) {
+        self.task.lock().mask = mask.without(SigSet::UNBLOCKABLE);
+        self.task.attention.store(true, Ordering::SeqCst);
+    }
+}

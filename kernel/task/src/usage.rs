@@ -1,0 +1,90 @@
+//! Resources that processes have used (getrusage(2), times(2)).
+//!
+//! User time is what the host charges the address space's guest code; system time is what it charges the sentry's threads that work for it.
+
+use std::ops::AddAssign;
+use std::sync::atomic::Ordering;
+
+use crate::group::Group;
+use crate::tasks::Task;
+
+/// What has been used. Times in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    pub user: u64,
+    pub system: u64,
+    /// Most private memory at a time, in bytes.
+    pub max_resident: u64,
+    /// Faults handled without, and with, reading a file.
+    pub minor_faults: u64,
+    pub major_faults: u64,
+    /// How often a task has slept.
+    pub switches: u64,
+}
+
+impl AddAssign for Used {
+    fn add_assign(&mut self, other: Self) {
+        self.user = self.user.saturating_add(other.user);
+        self.system = self.system.saturating_add(other.system);
+        self.max_resident = self.max_resident.max(other.max_resident);
+        self.minor_faults = self.minor_faults.saturating_add(other.minor_faults);
+        self.major_faults = self.major_faults.saturating_add(other.major_faults);
+        self.switches = self.switches.saturating_add(other.switches);
+    }
+}
+
+/// What a process keeps of its resources.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// By tasks that have ended and programs that have been replaced.
+    pub(crate) gone: Used,
+    /// By children that have been waited for, and theirs.
+    pub children: Used,
+    /// What the address space had used already when this process came into it (vfork(2)).
+    pub(crate) inherited: u64,
+}
+
+impl Task {
+    /// What it has used by itself, but for its user time, which is known for whole address spaces only.
+    pub(crate) fn used(&self) -> Used {
+        Used {
+            system: self.clock.get().map_or(0, |clock| clock.ns()),
+            minor_faults: self.faults.load(Ordering::Relaxed),
+            switches: self.switches.load(Ordering::Relaxed),
+            ..Used::default()
+        }
+    }
+}
+
+impl Group {
+    /// What the process has used so far.
+    #[must_use]
+    pub fn used(&self) -> Used {
+        let tasks = self.tasks.lock();
+        let usage = *self.usage.lock();
+        let mut total = usage.gone;
+        tasks.iter().for_each(|task| total += task.used());
+        if let Some(mm) = tasks.first().and_then(|task| task.lock().mm.clone()) {
+            total += Used {
+                user: mm.aspace().cpu_time().saturating_sub(usage.inherited),
+                max_resident: mm.usage().1,
+                ..Used::default()
+            };
+        }
+        total
+    }
+
+    /// A task ends: what it has used stays.
+    pub(crate) fn keep_used(&self, task: &Task) {
+        self.usage.lock().gone += task.used();
+    }
+
+    /// The process leaves its address space: what was used there stays.
+    pub(crate) fn leave_memory(&self, mm: &mm::MemoryManager) {
+        let (cpu, resident) = (mm.aspace().cpu_time(), mm.usage().1);
+        let mut usage = self.usage.lock();
+        let user = cpu.saturating_sub(usage.inherited);
+        usage.inherited = 0;
+        usage.gone += Used { user, max_resident: resident, ..Used::default() };
+    }
+}

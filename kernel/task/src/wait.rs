@@ -1,0 +1,130 @@
+//! Waiting for children (wait4(2), waitid(2)).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use abi::poll::PollEvents;
+use abi::{Errno, SysResult, c};
+use auth::Credentials;
+
+use crate::current::Current;
+use crate::group::Group;
+use crate::usage::Used;
+
+/// Which children are waited for.
+pub enum Who {
+    Any,
+    Process(i32),
+    ProcessGroup(i32),
+    /// The one behind a pidfd.
+    Exactly(Arc<Group>),
+}
+
+/// What a child has come to.
+#[derive(Clone, Copy, Debug)]
+pub struct Waited {
+    pub pid: i32,
+    /// Its real user, as the caller's user namespace has it.
+    pub uid: u32,
+    /// As wait4(2) stores it.
+    pub status: i32,
+    /// `CLD_*` and its value, as waitid(2) stores them.
+    pub code: i32,
+    pub value: i32,
+    /// What it and the children it has waited for have used.
+    pub used: Used,
+}
+
+impl Waited {
+    fn new(group: &Group, status: i32, viewer: &Credentials) -> Self {
+        let (code, value) = match (status & 0xff, status >> 8 & 0xff) {
+            (0, code) => (c::CLD_EXITED, code),
+            (0x7f, signo) => (c::CLD_STOPPED, signo),
+            (0xff, _) => (c::CLD_CONTINUED, c::SIGCONT),
+            (signo, _) if signo & 0x80 != 0 => (c::CLD_DUMPED, signo & 0x7f),
+            (signo, _) => (c::CLD_KILLED, signo),
+        };
+        let mut used = group.used();
+        used += group.usage.lock().children;
+        let uid = group.credentials().map_or(0, |who| viewer.user_ns.from_kuid_munged(who.ruid));
+        Self { pid: group.pid, uid, status, code, value, used }
+    }
+}
+
+impl Current {
+    /// Whether `child`, a child of this process, is one that this call waits for.
+    fn waits_for(&self, child: &Group, who: &Who, options: i32) -> bool {
+        let named = match who {
+            Who::Any => true,
+            Who::Process(pid) => child.pid == *pid,
+            Who::ProcessGroup(pgid) => child.pgid() == *pgid,
+            Who::Exactly(group) => std::ptr::eq(&raw const **group, child),
+        };
+        let unusual = child.exit_signal.load(Ordering::Relaxed) != c::SIGCHLD;
+        let kind = options & c::__WALL != 0 || unusual == (options & c::__WCLONE != 0);
+        let own = options & c::__WNOTHREAD == 0 || child.parent_tid.load(Ordering::Relaxed) == self.task.tid();
+        named && kind && own
+    }
+
+    /// Waits for a child that has ended, stopped or continued, as `options` say. `None` when there is none yet and `WNOHANG` is set.
+    ///
+    /// # Errors
+    /// `ECHILD` when there is no child that could fit, `ERESTARTSYS`.
+    pub fn wait_child(&self, who: &Who, options: i32) -> SysResult<Option<Waited>> {
+        let queue = &self.task.group.child_queue;
+        self.block_on(Some(queue), PollEvents::IN, None, || {
+            let (found, any) = self.look_for_child(who, options);
+            match found {
+                Some(waited) => Ok(Some(waited)),
+                None if !any => Err(Errno::ECHILD),
+                None if options & c::WNOHANG != 0 => Ok(None),
+                None => Err(Errno::EAGAIN),
+            }
+        })
+    }
+
+    /// What a child that fits has come to, if one has; and whether there is one at all that may yet.
+    fn look_for_child(&self, who: &Who, options: i32) -> (Option<Waited>, bool) {
+        let own = &self.task.group;
+        let kernel = &self.task.kernel;
+        let mut jobs = kernel.jobs.lock();
+        let children: Vec<_> = own.children.lock().iter().filter(|child| self.waits_for(child, who, options)).cloned().collect();
+        let mut any = false;
+        for child in &children {
+            if child.is_zombie() {
+                if options & c::WEXITED == 0 {
+                    continue;
+                }
+                let waited = Waited::new(child, child.ending().unwrap_or(0), self.credentials());
+                if options & c::WNOWAIT == 0 {
+                    own.usage.lock().children += waited.used;
+                    kernel.reap(&mut jobs, Some(own), child);
+                }
+                return (Some(waited), true);
+            }
+            any = true;
+            if let Some(status) = child.take_news(options) {
+                return (Some(Waited::new(child, status, self.credentials())), true);
+            }
+        }
+        (None, any)
+    }
+}
+
+impl Group {
+    /// Wait status of a stop or continuation that hasn't been told. Told now, unless `WNOWAIT`.
+    fn take_news(&self, options: i32) -> Option<i32> {
+        let keep = options & c::WNOWAIT != 0;
+        let mut signals = self.signals.lock();
+        let jobs = &mut signals.jobs;
+        if options & c::WSTOPPED != 0 && jobs.stopped && jobs.code != 0 {
+            let code = if keep { jobs.code } else { std::mem::take(&mut jobs.code) };
+            return Some(code << 8 | 0x7f);
+        }
+        if options & c::WCONTINUED != 0 && jobs.continued {
+            jobs.continued = keep;
+            return Some(0xffff);
+        }
+        None
+    }
+}
