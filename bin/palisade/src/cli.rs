@@ -1,6 +1,7 @@
 //! Commands and options.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -8,6 +9,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[derive(Parser)]
 #[command(name = "palisade", version, disable_help_subcommand = true)]
 pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options before the command.
+#[derive(Args)]
+pub struct Global {
     /// Where the state of containers is kept (default: /run/palisade).
     #[arg(long = "root", value_name = "DIR")]
     pub state_root: Option<PathBuf>,
@@ -19,13 +29,45 @@ pub struct Cli {
     /// Say more about errors.
     #[arg(long, global = true)]
     pub debug: bool,
-    #[command(subcommand)]
-    pub command: Command,
+    /// Write every system call of containers that are made.
+    #[arg(long)]
+    pub strace: bool,
+    /// Have systemd make control groups; cgroupsPath is slice:prefix:name.
+    #[arg(long)]
+    pub systemd_cgroup: bool,
+    /// Make no control groups.
+    #[arg(long)]
+    pub ignore_cgroups: bool,
+    /// Do without what only root may do (auto: unless root asks).
+    #[arg(long, value_enum, default_value = "auto", default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    pub rootless: Rootless,
+    /// How guest code is run.
+    #[arg(long, value_enum, default_value = "systrap")]
+    pub platform: Platform,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Rootless {
+    Auto,
+    True,
+    False,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Platform {
+    /// Host processes whose every system call is stopped.
+    Systrap,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     Text,
+    Json,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
     Json,
 }
 
@@ -67,9 +109,114 @@ pub struct CreateArgs {
     /// Write the number of the container's process here.
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
+    /// Send the other end of the container's terminal to this socket.
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
     /// Write every system call to standard error.
     #[arg(long)]
     pub strace: bool,
+    /// Accepted for runc's sake.
+    #[arg(long, hide = true)]
+    pub no_pivot: bool,
+    /// Accepted for runc's sake.
+    #[arg(long, hide = true)]
+    pub no_new_keyring: bool,
+}
+
+#[derive(Args)]
+pub struct ExecArgs {
+    /// Name of the container.
+    pub id: String,
+    /// A file with the program as config.json's `process` has it.
+    #[arg(long, short = 'p', value_name = "FILE")]
+    pub process: Option<PathBuf>,
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+    /// Set an environment variable.
+    #[arg(long, short = 'e', value_name = "K=V")]
+    pub env: Vec<String>,
+    #[arg(long, short = 'u', value_name = "UID[:GID]")]
+    pub user: Option<String>,
+    /// Be in this group too.
+    #[arg(long, short = 'g', value_name = "GID")]
+    pub additional_gids: Vec<u32>,
+    /// Have this capability too.
+    #[arg(long, short = 'c', value_name = "CAP")]
+    pub cap: Vec<String>,
+    #[arg(long)]
+    pub no_new_privs: bool,
+    /// Give it a terminal: the caller's, or one whose other end goes to --console-socket.
+    #[arg(long, short = 't')]
+    pub tty: bool,
+    /// Return as soon as it runs.
+    #[arg(long, short = 'd')]
+    pub detach: bool,
+    /// Write the number of the program's process on the host here: it passes on signals, and ends with the program.
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Write the number of the program inside here.
+    #[arg(long, value_name = "FILE")]
+    pub internal_pid_file: Option<PathBuf>,
+    /// Send the other end of the program's terminal to this socket.
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// The program and its arguments.
+    #[arg(required_unless_present = "process", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+    /// Accepted for runc's sake.
+    #[arg(long, hide = true)]
+    pub apparmor: Option<String>,
+    /// Accepted for runc's sake.
+    #[arg(long, hide = true)]
+    pub process_label: Option<String>,
+    /// Accepted for runc's sake: a paused container isn't resumed for it.
+    #[arg(long, hide = true)]
+    pub ignore_paused: bool,
+}
+
+#[derive(Args)]
+pub struct UpdateArgs {
+    /// Name of the container.
+    pub id: String,
+    /// A file (or - for standard input) with what linux.resources may hold.
+    #[arg(long, short = 'r', value_name = "FILE")]
+    pub resources: Option<PathBuf>,
+    /// Bytes; -1 for no limit.
+    #[arg(long, short = 'm', allow_negative_numbers = true)]
+    pub memory: Option<i64>,
+    #[arg(long, allow_negative_numbers = true)]
+    pub memory_reservation: Option<i64>,
+    /// Of memory and swap together.
+    #[arg(long, allow_negative_numbers = true)]
+    pub memory_swap: Option<i64>,
+    /// Microseconds of CPU in a period.
+    #[arg(long, allow_negative_numbers = true)]
+    pub cpu_quota: Option<i64>,
+    #[arg(long)]
+    pub cpu_period: Option<u64>,
+    #[arg(long, visible_alias = "cpu-shares")]
+    pub cpu_share: Option<u64>,
+    #[arg(long)]
+    pub cpuset_cpus: Option<String>,
+    #[arg(long)]
+    pub cpuset_mems: Option<String>,
+    #[arg(long)]
+    pub blkio_weight: Option<u16>,
+    /// Tasks; -1 for no limit.
+    #[arg(long, allow_negative_numbers = true)]
+    pub pids_limit: Option<i64>,
+    /// Accepted for runc's sake.
+    #[arg(long, hide = true)]
+    pub cpu_rt_period: Option<u64>,
+    /// Accepted for runc's sake.
+    #[arg(long, hide = true, allow_negative_numbers = true)]
+    pub cpu_rt_runtime: Option<i64>,
+    /// Accepted for runc's sake.
+    #[arg(long, hide = true)]
+    pub kernel_memory: Option<i64>,
+    /// Accepted for runc's sake.
+    #[arg(long, hide = true)]
+    pub kernel_memory_tcp: Option<i64>,
 }
 
 #[derive(Subcommand)]
@@ -112,11 +259,52 @@ pub enum Command {
         /// Names only.
         #[arg(long, short = 'q')]
         quiet: bool,
+        #[arg(long, short = 'f', value_enum, default_value = "table")]
+        format: Format,
     },
+    /// Run another program in a running container.
+    Exec(ExecArgs),
+    /// Stop a container's programs where they are.
+    Pause { id: String },
+    /// Let a paused container's programs go on.
+    Resume { id: String },
+    /// Wait for a container's end, print its exit status as JSON.
+    Wait {
+        id: String,
+        /// Wait for this process inside.
+        #[arg(long)]
+        pid: Option<i32>,
+    },
+    /// List a container's processes: as it numbers them itself, or (json) as the host does.
+    Ps {
+        id: String,
+        #[arg(long, short = 'f', value_enum, default_value = "table")]
+        format: Format,
+        /// Accepted for runc's sake.
+        #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+    /// Print what a container uses, as JSON.
+    Events {
+        id: String,
+        /// Once.
+        #[arg(long)]
+        stats: bool,
+        /// Between two, such as 5s.
+        #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+        interval: Duration,
+    },
+    /// Change what a container may use.
+    Update(Box<UpdateArgs>),
+    /// Print what this runtime can do, as JSON.
+    Features,
     /// Write a config.json to start from.
     Spec {
         #[arg(long, short = 'b', value_name = "DIR")]
         bundle: Option<PathBuf>,
+        /// With the caller as the only user.
+        #[arg(long)]
+        rootless: bool,
     },
     /// Look into a running container.
     Debug {

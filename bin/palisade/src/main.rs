@@ -3,7 +3,7 @@
 
 mod cli;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,9 +13,9 @@ use boot::{BootConfig, BootError, Mount, Quota, Source, Start, Writes};
 use clap::Parser;
 use control::Process;
 use jail::IdMaps;
-use oci::{Container, CreateOptions};
+use oci::{BlockIo, Container, Cpu, CreateOptions, ExecOptions, Memory, Options, Pids, ProcessInfo, Refused, Resources};
 
-use cli::{Cli, Command, CreateArgs, DoArgs, Switch, Topic};
+use cli::{Cli, Command, CreateArgs, DoArgs, ExecArgs, Format, Global, Rootless, Switch, Topic, UpdateArgs};
 
 /// The environment inside: what is given, and what every program expects.
 fn environment(given: Vec<String>) -> Vec<String> {
@@ -48,7 +48,7 @@ fn volume(text: &str) -> Result<Mount> {
     Ok(Mount { target: (*target).to_owned(), source: Source::Bind(PathBuf::from(source), writes) })
 }
 
-fn run_do(args: DoArgs) -> Result<i32> {
+fn run_do(args: DoArgs, strace: bool) -> Result<i32> {
     let mut mounts = BootConfig::usual_mounts();
     for text in &args.volume {
         mounts.push(volume(text)?);
@@ -62,7 +62,7 @@ fn run_do(args: DoArgs) -> Result<i32> {
         ids: IdMaps::default(),
         network: None,
         quota: Quota::default(),
-        strace: args.strace,
+        strace: args.strace || strace,
     };
     jail::block_signals();
     let sandbox = boot::spawn(&config, Start::AtOnce)?;
@@ -86,37 +86,83 @@ fn signal(text: &str) -> Result<i32> {
     Ok(i32::try_from(found + 1)?)
 }
 
-fn create_options(args: &CreateArgs) -> CreateOptions {
+fn create_options(args: CreateArgs) -> CreateOptions {
     CreateOptions {
-        bundle: args.bundle.clone().unwrap_or_else(|| ".".into()),
-        pid_file: args.pid_file.clone(),
-        strace: args.strace,
+        bundle: args.bundle.unwrap_or_else(|| ".".into()),
+        pid_file: args.pid_file,
+        console_socket: args.console_socket,
+    }
+}
+
+fn exec_options(args: ExecArgs) -> ExecOptions {
+    ExecOptions {
+        process: args.process,
+        args: args.command,
+        env: args.env,
+        cwd: args.cwd,
+        user: args.user,
+        additional_gids: args.additional_gids,
+        caps: args.cap,
+        no_new_privs: args.no_new_privs,
+        tty: args.tty,
+        detach: args.detach,
+        pid_file: args.pid_file,
+        console_socket: args.console_socket,
+        internal_pid_file: args.internal_pid_file,
+    }
+}
+
+fn options(global: &Global) -> Options {
+    Options {
+        root: global.state_root.clone().unwrap_or_else(oci::state_root),
+        systemd_cgroup: global.systemd_cgroup,
+        ignore_cgroups: global.ignore_cgroups,
+        rootless: match global.rootless {
+            Rootless::Auto => None,
+            Rootless::True => Some(true),
+            Rootless::False => Some(false),
+        },
+        strace: global.strace,
     }
 }
 
 /// Does what is asked; returns the exit status.
 fn execute(cli: Cli) -> Result<i32> {
-    let root = cli.state_root.unwrap_or_else(oci::state_root);
-    let find = |id: &str| Container::load(&root, id);
+    let mut options = options(&cli.global);
+    let root = options.root.clone();
     match cli.command {
-        Command::Do(args) => return run_do(args),
-        Command::Run { create, detach } => return oci::run(&root, &create.id, &create_options(&create), detach),
-        Command::Create(args) => drop(oci::create(&root, &args.id, &create_options(&args))?),
-        Command::Start { id } => oci::start(&find(&id)?)?,
-        Command::State { id } => println!("{}", serde_json::to_string_pretty(&find(&id)?.json())?),
-        Command::Kill { id, signal: text, all } => oci::kill(&find(&id)?, signal(&text)?, all)?,
-        Command::Delete { id, force } => match find(&id) {
-            Ok(container) => oci::delete(&container, force)?,
-            // As runc: what isn't there is deleted.
-            Err(_) if force => {}
-            Err(error) => return Err(error),
-        },
-        Command::List { quiet } => list(&Container::all(&root)?, quiet),
-        Command::Spec { bundle } => {
-            let path = oci::write_spec(&bundle.unwrap_or_else(|| ".".into()))?;
+        Command::Do(args) => return run_do(args, options.strace),
+        Command::Run { create, detach } => {
+            options.strace |= create.strace;
+            let id = create.id.clone();
+            return oci::run(&options, &id, &create_options(create), detach);
+        }
+        Command::Create(create) => {
+            options.strace |= create.strace;
+            oci::create(&options, &create.id.clone(), &create_options(create))?;
+        }
+        Command::Start { id } => oci::start(&root, &id)?,
+        Command::State { id } => println!("{}", serde_json::to_string_pretty(&Container::load(&root, &id)?.json())?),
+        Command::Kill { id, signal: text, all } => oci::kill(&root, &id, signal(&text)?, all)?,
+        Command::Delete { id, force } => oci::delete(&root, &id, force)?,
+        Command::Exec(args) => return oci::exec(&root, &args.id.clone(), &exec_options(args)),
+        Command::Pause { id } => oci::pause(&root, &id, true)?,
+        Command::Resume { id } => oci::pause(&root, &id, false)?,
+        Command::Wait { id, pid } => {
+            let status = oci::wait(&root, &id, pid)?;
+            println!("{}", serde_json::json!({ "id": id, "exitStatus": status }));
+        }
+        Command::List { quiet, format } => list(&Container::all(&root)?, quiet, format)?,
+        Command::Ps { id, format: Format::Json, .. } => println!("{}", serde_json::to_string(&oci::host_processes(&root, &id)?)?),
+        Command::Ps { id, .. } => print!("{}", processes(&oci::processes(&root, &id)?)),
+        Command::Events { id, stats, interval } => oci::events(&root, &id, stats, interval, |event| println!("{event}"))?,
+        Command::Update(args) => oci::update(&root, &args.id, &resources(&args)?)?,
+        Command::Features => println!("{}", serde_json::to_string_pretty(&oci::features())?),
+        Command::Spec { bundle, rootless } => {
+            let path = oci::write_spec(&bundle.unwrap_or_else(|| ".".into()), rootless)?;
             println!("{}", path.display());
         }
-        Command::Debug { id, strace } => oci::strace(&find(&id)?, strace == Switch::On)?,
+        Command::Debug { id, strace } => oci::strace(&root, &id, strace == Switch::On)?,
         Command::Help { topic: Topic::Syscalls } => {
             for (number, name, level) in syscalls::list() {
                 println!("{number:4} {name:24} {level}");
@@ -126,24 +172,96 @@ fn execute(cli: Cli) -> Result<i32> {
     Ok(0)
 }
 
-fn list(all: &[Container], quiet: bool) {
-    if !quiet {
-        println!("{:24} {:>8} {:10} {:24} BUNDLE", "ID", "PID", "STATUS", "CREATED");
+fn list(all: &[Container], quiet: bool, format: Format) -> Result<()> {
+    if quiet {
+        all.iter().for_each(|container| println!("{}", container.id()));
+        return Ok(());
     }
-    for container in all {
-        if quiet {
-            println!("{}", container.id());
-            continue;
+    let states: Vec<_> = all.iter().map(Container::json).collect();
+    if format == Format::Json {
+        // runc says null where there is none, which Go reads as an empty list, as it does this.
+        println!("{}", serde_json::to_string(&states)?);
+        return Ok(());
+    }
+    let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
+    rows.extend(states.iter().map(|state| {
+        [
+            state.id.to_owned(),
+            state.pid.to_string(),
+            state.status.to_string(),
+            state.bundle.display().to_string(),
+            state.created.to_owned(),
+            state.owner.clone(),
+        ]
+    }));
+    print!("{}", table(&rows));
+    Ok(())
+}
+
+fn processes(all: &[ProcessInfo]) -> String {
+    let mut rows = vec![["UID", "PID", "PPID", "STAT", "THREADS", "TIME", "CMD"].map(str::to_owned)];
+    rows.extend(all.iter().map(|process| {
+        let seconds = process.cpu / 1000;
+        [
+            process.uid.to_string(),
+            process.pid.to_string(),
+            process.ppid.to_string(),
+            process.state.to_string(),
+            process.threads.to_string(),
+            format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60),
+            process.command.clone(),
+        ]
+    }));
+    table(&rows)
+}
+
+/// What `update` is told: a file, and options over it.
+fn resources(args: &UpdateArgs) -> Result<Resources> {
+    let mut all: Resources = match &args.resources {
+        None => Resources::default(),
+        Some(file) => {
+            let text = if file.as_os_str() == "-" {
+                let mut text = Vec::new();
+                std::io::stdin().read_to_end(&mut text).context("standard input")?;
+                text
+            } else {
+                std::fs::read(file).with_context(|| file.display().to_string())?
+            };
+            oci::parse(&text).with_context(|| file.display().to_string())?
         }
-        let status = format!("{:?}", container.status()).to_lowercase();
-        println!(
-            "{:24} {:>8} {status:10} {:24} {}",
-            container.id(),
-            container.pid(),
-            container.created(),
-            container.bundle().display()
-        );
+    };
+    let memory = Memory { limit: args.memory, reservation: args.memory_reservation, swap: args.memory_swap, ..Memory::default() };
+    let cpu = Cpu {
+        shares: args.cpu_share,
+        quota: args.cpu_quota,
+        period: args.cpu_period,
+        cpus: args.cpuset_cpus.clone(),
+        mems: args.cpuset_mems.clone(),
+        ..Cpu::default()
+    };
+    all.update(&Resources {
+        memory: (memory != Memory::default()).then_some(memory),
+        cpu: (cpu != Cpu::default()).then_some(cpu),
+        pids: args.pids_limit.map(|limit| Pids { limit }),
+        block_io: args.blkio_weight.map(|weight| BlockIo { weight: Some(weight), ..BlockIo::default() }),
+        ..Resources::default()
+    });
+    Ok(all)
+}
+
+/// Columns as wide as they must be.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count() + 2).max(12);
+        }
     }
+    let line = |row: &[String; N]| {
+        let cells: String = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
 }
 
 /// Writes an error where errors are wanted: standard error, and the log as containerd and Docker read it.
@@ -152,8 +270,11 @@ fn report(error: &anyhow::Error, log: Option<&PathBuf>, json: bool, debug: bool)
     let _ =
         if debug { writeln!(std::io::stderr(), "palisade: {error:?}") } else { writeln!(std::io::stderr(), "palisade: {line}") };
     let Some(path) = log else { return };
-    let entry =
-        if json { serde_json::json!({ "level": "error", "msg": line }).to_string() } else { format!("level=error msg={line:?}") };
+    let entry = if json {
+        serde_json::json!({ "level": "error", "msg": line, "time": oci::now() }).to_string()
+    } else {
+        format!("time={:?} level=error msg={line:?}", oci::now())
+    };
     let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
     let _ = file.and_then(|mut file| writeln!(file, "{entry}"));
 }
@@ -181,12 +302,14 @@ fn main() -> ExitCode {
         return ExitCode::from(125);
     }
     let cli = Cli::parse();
-    let (log, json, debug) = (cli.log.clone(), cli.log_format == cli::LogFormat::Json, cli.debug);
+    let global = &cli.global;
+    let (log, json, debug) = (global.log.clone(), global.log_format == cli::LogFormat::Json, global.debug);
     match execute(cli) {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
         Err(error) => {
             report(&error, log.as_ref(), json, debug);
-            let status = error.downcast_ref::<BootError>().map_or(125, BootError::status);
+            let boot = error.downcast_ref::<BootError>().map(BootError::status);
+            let status = boot.or_else(|| error.downcast_ref::<Refused>().map(|refused| refused.status)).unwrap_or(125);
             ExitCode::from(u8::try_from(status).unwrap_or(125))
         }
     }

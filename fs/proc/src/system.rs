@@ -54,7 +54,7 @@ pub static ROOT: Entry = dir(
     &[
         file("version", 2, |_| text(format!("Linux version {RELEASE} (palisade@palisade) (rustc) {VERSION}\n"))),
         file("meminfo", 3, meminfo),
-        file("cpuinfo", 4, |_| text(cpuinfo::text(processors()))),
+        file("cpuinfo", 4, |proc| text(cpuinfo::text(proc.kernel.quota.cpus()))),
         file("stat", 5, stat),
         file("uptime", 6, uptime),
         file("loadavg", 7, loadavg),
@@ -92,12 +92,6 @@ fn text(text: impl Into<Vec<u8>>) -> SysResult<Vec<u8>> {
     Ok(text.into())
 }
 
-/// Processors that the sentry may use. The standard library's count would open files, which the jail forbids.
-fn processors() -> usize {
-    let set = rustix::thread::sched_getaffinity(None);
-    set.map_or(1, |set| usize::try_from(set.count()).unwrap_or(1)).max(1)
-}
-
 fn own(proc: &Proc) -> SysResult<Vec<u8>> {
     let task = proc.caller().ok_or(abi::Errno::ENOENT)?;
     text(task.group.pid.to_string())
@@ -114,24 +108,25 @@ fn hostname(proc: &Proc) -> SysResult<Vec<u8>> {
     Ok(name)
 }
 
-fn meminfo(_: &Proc) -> SysResult<Vec<u8>> {
+fn meminfo(proc: &Proc) -> SysResult<Vec<u8>> {
     let info = rustix::system::sysinfo();
     let kib = |units: u64| units.saturating_mul(info.mem_unit.max(1).into()) / 1024;
+    let total = proc.kernel.quota.memory_of(kib(info.totalram).saturating_mul(1024)) / 1024;
     let lines = [
-        ("MemTotal", info.totalram),
-        ("MemFree", info.freeram),
-        ("MemAvailable", info.freeram.saturating_add(info.bufferram)),
-        ("Buffers", info.bufferram),
+        ("MemTotal", total),
+        ("MemFree", kib(info.freeram).min(total)),
+        ("MemAvailable", kib(info.freeram.saturating_add(info.bufferram)).min(total)),
+        ("Buffers", kib(info.bufferram).min(total)),
         // sysinfo(2) doesn't tell these.
         ("Cached", 0),
         ("SwapCached", 0),
-        ("SwapTotal", info.totalswap),
-        ("SwapFree", info.freeswap),
-        ("Shmem", info.sharedram),
+        ("SwapTotal", kib(info.totalswap)),
+        ("SwapFree", kib(info.freeswap)),
+        ("Shmem", kib(info.sharedram).min(total)),
     ];
     let mut out = String::new();
-    for (name, units) in lines {
-        let _ = writeln!(out, "{:<16}{:>8} kB", format!("{name}:"), kib(units));
+    for (name, kib) in lines {
+        let _ = writeln!(out, "{:<16}{:>8} kB", format!("{name}:"), kib);
     }
     text(out)
 }
@@ -153,7 +148,7 @@ fn running(kernel: &Kernel) -> (usize, usize) {
 }
 
 fn stat(proc: &Proc) -> SysResult<Vec<u8>> {
-    let (cpus, used) = (processors() as u64, total_cpu(proc) / TICK);
+    let (cpus, used) = (proc.kernel.quota.cpus() as u64, total_cpu(proc) / TICK);
     let up = proc.uptime() / TICK;
     let idle = up.saturating_mul(cpus).saturating_sub(used);
     let mut out = format!("cpu  {used} 0 0 {idle} 0 0 0 0 0 0\n");
@@ -172,7 +167,7 @@ fn stat(proc: &Proc) -> SysResult<Vec<u8>> {
 
 fn uptime(proc: &Proc) -> SysResult<Vec<u8>> {
     let up = proc.uptime() / TICK;
-    let all = up.saturating_mul(processors() as u64);
+    let all = up.saturating_mul(proc.kernel.quota.cpus() as u64);
     let idle = all.saturating_sub(total_cpu(proc) / TICK);
     text(format!("{}.{:02} {}.{:02}\n", up / 100, up % 100, idle / 100, idle % 100))
 }

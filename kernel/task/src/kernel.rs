@@ -42,6 +42,7 @@ pub type OnExit = Box<dyn FnOnce(i32) + Send>;
 pub struct ProcessRequest {
     pub root: Arc<Dentry>,
     pub cwd: Vec<u8>,
+    pub umask: u32,
     /// The program's file.
     pub path: Vec<u8>,
     pub argv: Vec<Vec<u8>>,
@@ -61,13 +62,13 @@ pub struct Quota {
     pub tasks: AtomicU64,
     /// Bytes of memory, `u64::MAX` if only the host limits it.
     pub memory: AtomicU64,
-    /// Processors, 0 if only the host limits them.
+    /// Processors: no more than the host has for us.
     pub cpus: AtomicU32,
 }
 
 impl Default for Quota {
     fn default() -> Self {
-        Self { tasks: AtomicU64::new(MAX_TASKS), memory: AtomicU64::new(u64::MAX), cpus: AtomicU32::new(0) }
+        Self { tasks: AtomicU64::new(MAX_TASKS), memory: AtomicU64::new(u64::MAX), cpus: AtomicU32::new(1) }
     }
 }
 
@@ -82,22 +83,16 @@ impl Quota {
         self.memory.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Shows so many processors.
-    pub fn set_cpus(&self, cpus: Option<u32>) {
-        self.cpus.store(cpus.unwrap_or(0), Ordering::Relaxed);
-    }
-
     /// Bytes of memory in all, which the host may have fewer of.
     #[must_use]
     pub fn memory_of(&self, host: u64) -> u64 {
         self.memory.load(Ordering::Relaxed).min(host)
     }
 
-    /// Processors, of which the host may have fewer.
+    /// Processors that programs see.
     #[must_use]
-    pub fn cpus_of(&self, host: usize) -> usize {
-        let limit = usize::try_from(self.cpus.load(Ordering::Relaxed)).unwrap_or(0);
-        if limit == 0 { host } else { limit.min(host) }
+    pub fn cpus(&self) -> usize {
+        usize::try_from(self.cpus.load(Ordering::Relaxed)).unwrap_or(1).max(1)
     }
 }
 
@@ -195,7 +190,7 @@ impl Kernel {
     /// # Errors
     /// As execve(2); `EAGAIN` when there are too many tasks.
     pub fn start_process(self: &Arc<Self>, request: ProcessRequest) -> SysResult<i32> {
-        let mut fs = FsContext { root: request.root.clone(), cwd: request.root, umask: 0o022 };
+        let mut fs = FsContext { root: request.root.clone(), cwd: request.root, umask: request.umask & 0o777 };
         fs.cwd = fs.walk(None, &request.cwd, true)?.existing()?;
         let path = request.path;
         let file = fs.walk(None, &path, true)?.existing()?;

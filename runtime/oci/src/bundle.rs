@@ -3,140 +3,147 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use boot::{BootConfig, Mount, Quota, Source, Writes};
-use control::Process;
-use jail::IdMaps;
-use oci_spec::runtime::{PosixRlimitType, Spec, get_default_mounts};
+use boot::{BootConfig, Quota, Writes};
+use jail::{IdMap, IdMaps};
+
+use crate::spec::{IdMapping, List, Spec};
+use crate::{Options, hooks, mounts, process, seccomp, spec};
+
+/// Sysctls that containers have to themselves, by the prefix of their names.
+const NAMESPACED: [&str; 3] = ["net.", "fs.mqueue.", "kernel.shm"];
 
 /// Reads a bundle.
 ///
 /// # Errors
-/// When there is no valid configuration, or one that asks for a terminal, another user than root, hooks or unknown kinds of mounts. What is
-/// passed over stands in the README.
-pub fn load(bundle: &Path) -> Result<(Spec, BootConfig)> {
+/// When there is no valid configuration, or it asks for what can't be had: with the path of it, and why.
+pub fn load(bundle: &Path, options: &Options) -> Result<(Spec, BootConfig)> {
     let path = bundle.join("config.json");
-    let spec = Spec::load(&path).with_context(|| format!("cannot read {} (make one: palisade spec)", path.display()))?;
-    let config = config(bundle, &spec).with_context(|| path.display().to_string())?;
+    if !path.exists() {
+        bail!("{} is missing (make one: palisade spec)", path.display());
+    }
+    let spec: Spec = spec::read(&path)?;
+    let config = config(bundle, &spec, options).with_context(|| path.display().to_string())?;
     Ok((spec, config))
 }
 
-fn config(bundle: &Path, spec: &Spec) -> Result<BootConfig> {
-    if !spec.version().starts_with("1.") {
-        bail!("ociVersion {:?}: only 1.x is known", spec.version());
+fn maps(given: &List<IdMapping>) -> Vec<IdMap> {
+    given.iter().flatten().map(|map| IdMap { inside: map.container_id, outside: map.host_id, count: map.size }).collect()
+}
+
+fn config(bundle: &Path, spec: &Spec, options: &Options) -> Result<BootConfig> {
+    if !spec.oci_version.starts_with("1.") {
+        bail!("ociVersion: {:?}: only 1.x is known", spec.oci_version);
     }
-    let process = spec.process().as_ref().context("process: missing")?;
-    let argv = process.args().clone().filter(|args| !args.is_empty()).context("process.args: missing or empty")?;
-    if process.terminal().unwrap_or(false) {
-        bail!("process.terminal: terminals aren't there yet (set it to false, or run without -t)");
+    let linux = spec.linux.clone().unwrap_or_default();
+    let given = spec.process.as_ref().context("process: missing")?;
+    let mut process = process::convert(given)?;
+    if let Some(profile) = &linux.seccomp {
+        process.seccomp = seccomp::compile(profile)?;
     }
-    let user = process.user();
-    if user.uid() != 0 || user.gid() != 0 {
-        bail!("process.user {}:{}: programs run as root (0:0) only so far", user.uid(), user.gid());
+    if let Some(given) = &spec.hooks {
+        hooks::check("prestart", &given.prestart)?;
+        hooks::check("createRuntime", &given.create_runtime)?;
+        hooks::check("createContainer", &given.create_container)?;
+        hooks::check("startContainer", &given.start_container)?;
+        hooks::check("poststart", &given.poststart)?;
+        hooks::check("poststop", &given.poststop)?;
     }
-    if !process.cwd().is_absolute() {
-        bail!("process.cwd {}: must be absolute", process.cwd().display());
+    let ids = IdMaps { uids: maps(&linux.uid_mappings), gids: maps(&linux.gid_mappings) };
+    if ids.uids.is_empty() != ids.gids.is_empty() {
+        bail!("linux.uidMappings, linux.gidMappings: one without the other");
     }
-    let hooks = spec.hooks().as_ref().and_then(|hooks| serde_json::to_value(hooks).ok());
-    if hooks.is_some_and(|hooks| hooks.as_object().is_some_and(|hooks| hooks.values().any(|list| list != &serde_json::json!([]))))
-    {
-        bail!("hooks: not run yet");
-    }
-    let root = spec.root().as_ref().context("root: missing")?;
-    let writes = if root.readonly().unwrap_or(false) { Writes::No } else { Writes::ToHost };
-    let mut mounts = Vec::new();
-    for mount in spec.mounts().iter().flatten() {
-        mounts.extend(self::mount(bundle, mount)?);
-    }
-    // A tree without these is no home to most programs.
-    for usual in BootConfig::usual_mounts() {
-        if ["/dev", "/proc"].contains(&usual.target.as_str()) && !mounts.iter().any(|mount| mount.target == usual.target) {
-            mounts.insert(0, usual);
-        }
-    }
+    let root = spec.root.as_ref().context("root: missing")?;
+    let resources = linux.resources.clone().unwrap_or_default();
     Ok(BootConfig {
-        root: bundle.join(root.path()),
-        writes,
-        mounts,
-        hostname: spec.hostname().clone(),
-        process: Process {
-            argv,
-            env: process.env().clone().unwrap_or_default(),
-            cwd: process.cwd().display().to_string(),
-            limits: process.rlimits().iter().flatten().map(|limit| (resource(limit.typ()), limit.soft(), limit.hard())).collect(),
-            ..Process::default()
-        },
-        ids: IdMaps::default(),
-        network: None,
-        quota: Quota::default(),
-        strace: false,
+        root: bundle.join(&root.path),
+        writes: if root.readonly { Writes::No } else { Writes::ToHost },
+        mounts: mounts::convert(bundle, spec)?,
+        hostname: spec.hostname.clone(),
+        process,
+        ids,
+        network: network(spec)?,
+        quota: Quota { tasks: resources.task_limit(), memory: resources.memory_limit(), cpus: resources.processors() },
+        strace: options.strace,
     })
+    .and_then(|config| sysctls(spec).map(|()| config))
 }
 
-/// The number of a resource (getrlimit(2)).
-fn resource(kind: PosixRlimitType) -> usize {
-    match kind {
-        PosixRlimitType::RlimitCpu => 0,
-        PosixRlimitType::RlimitFsize => 1,
-        PosixRlimitType::RlimitData => 2,
-        PosixRlimitType::RlimitStack => 3,
-        PosixRlimitType::RlimitCore => 4,
-        PosixRlimitType::RlimitRss => 5,
-        PosixRlimitType::RlimitNproc => 6,
-        PosixRlimitType::RlimitNofile => 7,
-        PosixRlimitType::RlimitMemlock => 8,
-        PosixRlimitType::RlimitAs => 9,
-        PosixRlimitType::RlimitLocks => 10,
-        PosixRlimitType::RlimitSigpending => 11,
-        PosixRlimitType::RlimitMsgqueue => 12,
-        PosixRlimitType::RlimitNice => 13,
-        PosixRlimitType::RlimitRtprio => 14,
-        PosixRlimitType::RlimitRttime => 15,
+/// The network namespace to join. Other namespaces of the host mean nothing inside: a sandbox has its own of each kind.
+fn network(spec: &Spec) -> Result<Option<PathBuf>> {
+    let mut network = None;
+    for (i, namespace) in spec.linux.iter().flat_map(|linux| linux.namespaces.iter().flatten()).enumerate() {
+        let path = namespace.path.as_ref().filter(|path| !path.as_os_str().is_empty());
+        match (namespace.kind.as_str(), path) {
+            ("network", path) => network = path.cloned(),
+            ("pid" | "mount" | "ipc" | "uts" | "user" | "cgroup" | "time", None) => {}
+            (kind @ ("pid" | "mount" | "ipc" | "uts" | "user" | "cgroup" | "time"), Some(path)) => bail!(
+                "linux.namespaces[{i}].path: {}: a namespace of the host of type {kind} can't be joined: the kernel inside has its own",
+                path.display()
+            ),
+            (kind, _) => bail!("linux.namespaces[{i}].type: {kind:?} is unknown"),
+        }
     }
+    Ok(network)
 }
 
-/// A mount; `None` for what is part of another one here.
-fn mount(bundle: &Path, mount: &oci_spec::runtime::Mount) -> Result<Option<Mount>> {
-    let target = mount.destination().display().to_string();
-    let options: Vec<&str> = mount.options().iter().flatten().map(String::as_str).collect();
-    let kind = mount.typ().as_deref().unwrap_or("none");
-    let bind = kind == "bind" || options.contains(&"bind") || options.contains(&"rbind");
-    let source = match kind {
-        _ if bind => {
-            let source = mount.source().as_ref().with_context(|| format!("mounts: {target}: bind without a source"))?;
-            let path = if source.is_absolute() { source.clone() } else { bundle.join(source) };
-            Source::Bind(path, if options.contains(&"ro") { Writes::No } else { Writes::ToHost })
+/// Refuses what isn't a container's to set.
+fn sysctls(spec: &Spec) -> Result<()> {
+    for name in spec.linux.iter().flat_map(|linux| linux.sysctl.iter().flatten()).map(|(name, _)| name) {
+        let name = name.replace('/', ".");
+        let known = NAMESPACED.iter().any(|prefix| name.starts_with(prefix));
+        if !known
+            && !["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.domainname"].contains(&name.as_str())
+        {
+            bail!("linux.sysctl: {name:?} isn't a container's to set");
         }
-        "proc" => Source::Proc,
-        // Device nodes are what the kernel has, whatever options say.
-        "tmpfs" if target == "/dev" => Source::Devices,
-        "tmpfs" => {
-            let mode = options.iter().find_map(|option| option.strip_prefix("mode="));
-            Source::Tmpfs { mode: mode.and_then(|mode| u32::from_str_radix(mode, 8).ok()).unwrap_or(0o1777) }
-        }
-        "sysfs" => Source::Empty,
-        // Nothing answers there yet: programs find an empty directory, as on a machine without.
-        "devpts" | "mqueue" | "cgroup" | "cgroup2" => Source::Empty,
-        other => bail!("mounts: {target}: type {other:?} isn't supported"),
-    };
-    Ok(Some(Mount { target, source }))
+    }
+    Ok(())
 }
 
 /// Writes a `config.json` to start from, as `runc spec` does.
 ///
 /// # Errors
 /// When there is one already, or it can't be written.
-pub fn write_spec(bundle: &Path) -> Result<PathBuf> {
+pub fn write_spec(bundle: &Path, rootless: bool) -> Result<PathBuf> {
     let path = bundle.join("config.json");
     if path.exists() {
         bail!("{} exists: remove it first", path.display());
     }
-    let mut spec = serde_json::to_value(Spec::default())?;
-    // What the example needs to run as it is.
-    spec["process"]["terminal"] = false.into();
-    spec["process"]["args"] = serde_json::json!(["sh"]);
-    spec["root"] = serde_json::json!({ "path": "rootfs", "readonly": true });
-    spec["hostname"] = "palisade".into();
-    spec["mounts"] = serde_json::to_value(get_default_mounts())?;
+    let caps = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
+    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| serde_json::json!({ "destination": destination, "type": kind, "source": source, "options": options });
+    let mut spec = serde_json::json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": false,
+            "user": { "uid": 0, "gid": 0 },
+            "args": ["sh"],
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
+            "cwd": "/",
+            "capabilities": { "bounding": caps, "effective": caps, "permitted": caps },
+            "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024 }],
+            "noNewPrivileges": true
+        },
+        "root": { "path": "rootfs", "readonly": true },
+        "hostname": "palisade",
+        "mounts": [
+            mount("/proc", "proc", "proc", &[]),
+            mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+            mount("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+            mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+            mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+            mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        ],
+        "linux": {
+            "namespaces": [{ "type": "pid" }, { "type": "network" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" }],
+            "maskedPaths": ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/sched_debug", "/sys/firmware"],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+        }
+    });
+    if rootless {
+        let map = |id: u32| serde_json::json!([{ "containerID": 0, "hostID": id, "size": 1 }]);
+        spec["linux"]["uidMappings"] = map(rustix::process::geteuid().as_raw());
+        spec["linux"]["gidMappings"] = map(rustix::process::getegid().as_raw());
+    }
     std::fs::write(&path, serde_json::to_string_pretty(&spec)? + "\n").with_context(|| path.display().to_string())?;
     Ok(path)
 }

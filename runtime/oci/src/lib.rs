@@ -2,9 +2,28 @@
 #![forbid(unsafe_code)]
 
 mod bundle;
+mod console;
+mod create;
+mod exec;
+mod features;
+mod hooks;
 mod lifecycle;
+mod mounts;
+mod observe;
+mod options;
+mod process;
+mod seccomp;
+mod spec;
 mod state;
 
 pub use bundle::write_spec;
-pub use lifecycle::{CreateOptions, create, delete, kill, run, start, strace};
-pub use state::{Container, Status, state_root};
+pub use cgroup::{BlockIo, Cpu, Memory, Pids, Resources};
+pub use control::ProcessInfo;
+pub use create::{CreateOptions, create, run};
+pub use exec::{ExecOptions, exec};
+pub use features::features;
+pub use lifecycle::{Refused, delete, kill, pause, start, strace, update, wait};
+pub use observe::{events, host_processes, processes};
+pub use options::Options;
+pub use spec::parse;
+pub use state::{Container, NotFound, Status, now, state_root};

@@ -1,78 +1,59 @@
-//! Create, start, kill, delete.
-//!
-//! `create` makes the sandbox, whose process is the container's process for the outside: it ends when the first program does, with its
-//! status. Commands reach it by a socket in the container's state directory.
+//! What is done to containers that are there: start, kill, pause, wait, delete.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use boot::Start;
+use cgroup::Resources;
 use control::{Connection, Request, Response, Target};
+use rustix::process::Signal;
 
-use crate::bundle;
-use crate::state::{Container, Status};
-
-/// Files in a container's directory: where its sandbox takes requests, and where it leaves its exit status.
-const SOCKET: &str = "control.sock";
-const STATUS: &str = "exit-status";
+use crate::hooks;
+use crate::state::{Container, NotFound, Status};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// What `create` and `run` are told besides the id.
-pub struct CreateOptions {
-    pub bundle: PathBuf,
-    pub pid_file: Option<PathBuf>,
-    pub strace: bool,
+/// A request that was refused, with the exit status for it.
+#[derive(Debug)]
+pub struct Refused {
+    why: String,
+    pub status: i32,
 }
 
-/// Makes a container that waits to be started.
-///
-/// # Errors
-/// One line with cause and what to do; nothing is left behind.
-pub fn create(root: &Path, id: &str, options: &CreateOptions) -> Result<Container> {
-    make(root, id, options).map(|(container, _)| container)
-}
-
-fn make(root: &Path, id: &str, options: &CreateOptions) -> Result<(Container, Connection)> {
-    let bundle = options.bundle.canonicalize().with_context(|| format!("bundle {}", options.bundle.display()))?;
-    let (spec, mut config) = bundle::load(&bundle)?;
-    config.strace = options.strace;
-    let dir = Container::reserve(root, id)?;
-    let annotations = spec.annotations().clone().unwrap_or_default();
-    let made = launch(&dir, &config).and_then(|(pid, connection)| {
-        let container = Container::record(&dir, id, pid, &bundle, annotations)?;
-        if let Some(file) = &options.pid_file {
-            std::fs::write(file, pid.to_string()).with_context(|| file.display().to_string())?;
-        }
-        Ok((container, connection))
-    });
-    if made.is_err() {
-        let _ = std::fs::remove_dir_all(&dir);
+impl Refused {
+    pub fn new(why: String, status: i32) -> Self {
+        Self { why, status }
     }
-    made
 }
 
-/// Makes the sandbox; returns its process's number and a connection once it is ready to be started.
-fn launch(dir: &Path, config: &boot::BootConfig) -> Result<(i32, Connection)> {
-    let listener = UnixListener::bind(dir.join(SOCKET)).with_context(|| format!("{}/{SOCKET}", dir.display()))?;
-    let status = std::fs::File::create(dir.join(STATUS)).with_context(|| format!("{}/{STATUS}", dir.display()))?;
-    jail::block_signals();
-    let sandbox = boot::spawn(config, Start::WhenTold { listener, status })?;
-    sandbox.go()?;
-    let pid = sandbox.pid;
-    Ok((pid, sandbox.ready()?))
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.why)
+    }
 }
+
+impl std::error::Error for Refused {}
 
 /// Connects to a container's sandbox.
-fn connect(container: &Container) -> Result<Connection> {
-    let connection =
-        Connection::connect(&container.dir().join(SOCKET)).with_context(|| format!("container {} has ended", container.id()))?;
+pub fn connect(container: &Container) -> Result<Connection> {
+    let connection = container.connect()?;
     connection.set_patience(Some(PATIENCE))?;
     Ok(connection)
+}
+
+/// Sends a request, returns the answer.
+///
+/// # Errors
+/// When it is refused, or the container ends meanwhile.
+pub fn ask(container: &Container, connection: &Connection, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Response> {
+    let ended = || format!("container {} doesn't answer", container.id());
+    connection.send(request, fds).with_context(ended)?;
+    match connection.receive().with_context(ended)?.0 {
+        Response::Failed { why, status } => bail!(Refused { why, status }),
+        response => Ok(response),
+    }
 }
 
 /// Sends a request that is answered by `Done`.
@@ -82,105 +63,156 @@ fn order(container: &Container, connection: &Connection, request: &Request) -> R
 
 /// The same, with descriptors.
 fn order_with(container: &Container, connection: &Connection, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
-    let ended = || format!("container {} has ended", container.id());
-    connection.send(request, fds).with_context(ended)?;
-    match connection.receive().with_context(ended)?.0 {
+    match ask(container, connection, request, fds)? {
         Response::Done => Ok(()),
-        Response::Failed { why, .. } => bail!("{why}"),
         other => bail!("unexpected answer {other:?}"),
     }
+}
+
+/// Runs the program of a container that is locked and has been created.
+pub fn start_on(container: &mut Container, connection: &Connection) -> Result<()> {
+    order(container, connection, &Request::Start)?;
+    container.become_status(Status::Running)?;
+    hooks::run_regardless("poststart", &container.record.hooks.poststart.clone(), container);
+    Ok(())
 }
 
 /// Runs the program of a container that has been created.
 ///
 /// # Errors
 /// When it isn't in that state, or its program can't be run.
-pub fn start(container: &Container) -> Result<()> {
-    match container.status() {
-        Status::Created => {}
-        other => bail!("container {} is {other:?}: only a created one can be started", container.id()),
-    }
-    order(container, &connect(container)?, &Request::Start)?;
-    container.mark_started()
-}
-
-/// Creates a container, runs it to its end and removes it; returns its exit status. `detach`: returns when it runs.
-///
-/// # Errors
-/// As `create` and `start`.
-pub fn run(root: &Path, id: &str, options: &CreateOptions, detach: bool) -> Result<i32> {
-    let (container, connection) = make(root, id, options)?;
-    if let Err(error) = order(&container, &connection, &Request::Start).and_then(|()| container.mark_started()) {
-        delete(&container, true)?;
-        return Err(error);
-    }
-    if detach {
-        return Ok(0);
-    }
-    let status = jail::supervise(container.pid()).context("cannot wait for the container")?;
-    container.forget()?;
-    Ok(status)
+pub fn start(root: &Path, id: &str) -> Result<()> {
+    let (mut container, _guard) = Container::lock(root, id)?;
+    container.require(&[Status::Created], "start")?;
+    let connection = connect(&container)?;
+    start_on(&mut container, &connection)
 }
 
 /// Sends a signal to a container's first process, or to all of them.
 ///
 /// # Errors
 /// When it isn't running.
-pub fn kill(container: &Container, signo: i32, all: bool) -> Result<()> {
-    match container.status() {
-        Status::Stopped => bail!("container {} is not running", container.id()),
+pub fn kill(root: &Path, id: &str, signo: i32, all: bool) -> Result<()> {
+    let container = Container::load(root, id)?;
+    let status = container.status();
+    match status {
+        // As runc: all of nothing is nothing.
+        Status::Stopped if all => return Ok(()),
+        Status::Created | Status::Running | Status::Paused => {}
+        _ => container.require(&[Status::Running], "signal")?,
+    }
+    // Nobody inside can refuse that one, and no sandbox outlives its first process.
+    if signo == Signal::KILL.as_raw() {
+        return container.terminate_without_waiting();
+    }
+    if status == Status::Created {
         // There is no program yet: what would end it ends the container.
-        Status::Created => terminate(container),
-        Status::Running => {
-            let target = if all { Target::All } else { Target::Init };
-            order(container, &connect(container)?, &Request::Signal { signo, target })
-        }
+        return container.terminate();
+    }
+    let target = if all { Target::All } else { Target::Init };
+    order(&container, &connect(&container)?, &Request::Signal { signo, target })
+}
+
+/// Stops a container's programs where they are, or lets them go on.
+///
+/// # Errors
+/// When it isn't running, or isn't paused.
+pub fn pause(root: &Path, id: &str, on: bool) -> Result<()> {
+    let (mut container, _guard) = Container::lock(root, id)?;
+    if on {
+        container.require(&[Status::Running], "pause")?;
+    } else {
+        container.require(&[Status::Paused], "resume")?;
+    }
+    order(&container, &connect(&container)?, if on { &Request::Pause } else { &Request::Resume })?;
+    container.become_status(if on { Status::Paused } else { Status::Running })
+}
+
+/// Waits for the end of a container, or of one process in it; returns the exit status.
+///
+/// # Errors
+/// When there is no such container or process.
+pub fn wait(root: &Path, id: &str, pid: Option<i32>) -> Result<i32> {
+    let container = Container::load(root, id)?;
+    let answer = container.connect().and_then(|connection| ask(&container, &connection, &Request::Wait { pid }, &[]));
+    match answer {
+        Ok(Response::Exited { status }) => Ok(status),
+        Ok(other) => bail!("unexpected answer {other:?}"),
+        Err(error) if error.downcast_ref::<Refused>().is_some() || container.alive() => Err(error),
+        // It has ended already, or was killed.
+        Err(_) => Ok(container.exit_status().unwrap_or(128 + Signal::KILL.as_raw())),
     }
 }
 
-/// Ends a container's sandbox; the host ends all that depends on it.
-fn terminate(container: &Container) -> Result<()> {
-    let pid = rustix::process::Pid::from_raw(container.pid()).context("no process")?;
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-    let deadline = Instant::now() + PATIENCE;
-    while container.status() != Status::Stopped {
-        // Where the sandbox is our own child.
-        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
-        if Instant::now() > deadline {
-            bail!("container {} doesn't end", container.id());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
+/// Removes all that belongs to a container that is locked.
+///
+/// # Errors
+/// What can't be removed; the rest is.
+pub fn destroy(container: &Container) -> Result<()> {
+    container.terminate()?;
+    let removed = container.record.cgroup.as_ref().map_or(Ok(()), cgroup::Cgroup::remove);
+    hooks::run_regardless("poststop", &container.record.hooks.poststop, container);
+    removed.and(container.forget())
 }
 
-/// Removes a container that has ended; with `force`, ends it first.
+/// Removes a container that has ended; with `force`, ends it first, and one that isn't there is removed already.
 ///
 /// # Errors
 /// When it still runs.
-pub fn delete(container: &Container, force: bool) -> Result<()> {
-    if container.status() != Status::Stopped {
-        if !force && container.status() == Status::Running {
-            bail!("container {} is running (end it first: palisade kill {0} KILL, or delete --force)", container.id());
+pub fn delete(root: &Path, id: &str, force: bool) -> Result<()> {
+    let (container, _guard) = match Container::lock(root, id) {
+        Err(error) if error.downcast_ref::<NotFound>().is_some() => {
+            return if Container::sweep(root, id)? || force { Ok(()) } else { Err(error) };
         }
-        terminate(container)?;
+        locked => locked?,
+    };
+    // Who makes it holds the lock: it was killed before it could say how it went.
+    let status = if container.record.status == Status::Creating { Status::Stopped } else { container.status() };
+    if !force && matches!(status, Status::Running | Status::Paused) {
+        bail!("container {id} is {status} (end it first: palisade kill {id} KILL, or delete --force)");
     }
-    container.forget()
+    destroy(&container)
+}
+
+/// Changes what a container may use; what isn't told stays.
+///
+/// # Errors
+/// When it isn't there, or the host refuses.
+pub fn update(root: &Path, id: &str, resources: &Resources) -> Result<()> {
+    let (mut container, _guard) = Container::lock(root, id)?;
+    container.require(&[Status::Created, Status::Running, Status::Paused], "update")?;
+    match &container.record.cgroup {
+        Some(cgroup) => cgroup.limit(resources)?,
+        None if resources.memory.is_some() || resources.cpu.is_some() => {
+            bail!("container {id} has no control groups: only limits of tasks can be changed (give it linux.cgroupsPath)")
+        }
+        None => {}
+    }
+    container.record.resources.update(resources);
+    let all = &container.record.resources;
+    // Without a limit there is still the kernel's own.
+    let request = Request::Limit {
+        tasks: resources.pids.as_ref().map(|_| all.task_limit().unwrap_or(u64::MAX)),
+        memory: all.memory_limit(),
+    };
+    order(&container, &connect(&container)?, &request)?;
+    container.save()
 }
 
 /// Writes the system calls of a container to standard output, until it ends or another call switches it off; or switches it off.
 ///
 /// # Errors
 /// When it isn't running.
-pub fn strace(container: &Container, on: bool) -> Result<()> {
-    let connection = connect(container)?;
+pub fn strace(root: &Path, id: &str, on: bool) -> Result<()> {
+    let container = Container::load(root, id)?;
+    let connection = connect(&container)?;
     if !on {
-        return order(container, &connection, &Request::Trace(false));
+        return order(&container, &connection, &Request::Trace(false));
     }
     let (mut reader, writer) = std::io::pipe()?;
     // The sandbox must not wait for us for ever: we may be stopped.
     rustix::io::ioctl_fionbio(&writer, true)?;
-    order_with(container, &connection, &Request::Trace(true), &[writer.as_fd()])?;
+    order_with(&container, &connection, &Request::Trace(true), &[writer.as_fd()])?;
     drop(writer);
     std::io::copy(&mut reader, &mut std::io::stdout())?;
     Ok(())

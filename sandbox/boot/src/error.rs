@@ -42,6 +42,15 @@ impl BootError {
         Self { what: format!("exec: {program:?}"), cause, hint: "", status }
     }
 
+    /// A working directory isn't there.
+    pub fn cwd(path: &str, errno: abi::Errno) -> Self {
+        let cause = match errno {
+            abi::Errno::ENOENT => "no such file or directory".to_owned(),
+            other => other.to_string(),
+        };
+        Self { what: format!("cannot change to the working directory {path:?}"), cause, hint: "", status: NOT_FOUND }
+    }
+
     /// What a sandbox has told of itself.
     pub fn told(why: String, status: i32) -> Self {
         Self { what: why, cause: String::new(), hint: "", status }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use abi::structs::Rlimit;
 use abi::{Errno, SysResult, c};
-use auth::Credentials;
+use auth::{CapSet, Credentials, Kgid, Kuid};
 use control::Process;
 use hostfs::{HostStream, Watcher};
 use task::{Kernel, OnExit, ProcessRequest};
@@ -31,31 +31,10 @@ impl Launcher {
     /// When it isn't there or can't be run.
     pub fn find(&self, process: &Process) -> Result<Vec<u8>, BootError> {
         let name = process.argv.first().map(String::as_str).unwrap_or_default();
-        self.search(name, process).map_err(|errno| BootError::exec(name, errno))
-    }
-
-    /// Along PATH, as execvp(3) does.
-    fn search(&self, name: &str, process: &Process) -> SysResult<Vec<u8>> {
         let mut fs = FsContext { root: self.root.clone(), cwd: self.root.clone(), umask: 0 };
-        fs.cwd = fs.walk(None, process.cwd.as_bytes(), true)?.existing()?;
-        let check = |path: &[u8]| -> SysResult<()> {
-            let attr = fs.walk(None, path, true)?.existing()?.inode().attr()?;
-            if attr.kind() == c::S_IFREG && attr.mode & 0o111 != 0 { Ok(()) } else { Err(Errno::EACCES) }
-        };
-        if name.contains('/') {
-            return check(name.as_bytes()).map(|()| name.as_bytes().to_vec());
-        }
-        let path = process.env.iter().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or_default();
-        let mut worst = Errno::ENOENT;
-        for dir in path.split(':').filter(|_| !name.is_empty()) {
-            let full = [dir.as_bytes(), b"/", name.as_bytes()].concat();
-            match check(&full) {
-                Ok(()) => return Ok(full),
-                Err(Errno::EACCES) => worst = Errno::EACCES,
-                Err(_) => {}
-            }
-        }
-        Err(worst)
+        let cwd = fs.walk(None, process.cwd.as_bytes(), true).and_then(vfs::Lookup::existing);
+        fs.cwd = cwd.map_err(|errno| BootError::cwd(&process.cwd, errno))?;
+        search(&fs, name, process).map_err(|errno| BootError::exec(name, errno))
     }
 
     /// Starts a program; returns its number. `streams`: standard input, output and error, or its terminal alone.
@@ -68,15 +47,33 @@ impl Launcher {
         let request = ProcessRequest {
             root: self.root.clone(),
             cwd: process.cwd.clone().into_bytes(),
+            umask: process.user.umask.unwrap_or(0o022),
             path,
             argv: bytes(&process.argv),
             envp: bytes(&process.env),
             stdio: self.streams(streams).map_err(|errno| BootError::exec(name, errno))?,
-            credentials: Credentials::root(self.kernel.user_ns.clone()),
+            credentials: self.credentials(process),
             limits: process.limits.iter().map(|(resource, cur, max)| (*resource, Rlimit { cur: *cur, max: *max })).collect(),
             on_exit,
         };
         self.kernel.start_process(request).map_err(|errno| BootError::exec(name, errno))
+    }
+
+    /// Who the program is, after the execve(2) that a container's first program comes by: root has what isn't beyond its bounds, others their
+    /// ambient capabilities (capabilities(7), "Transformation of capabilities during execve()").
+    fn credentials(&self, process: &Process) -> Credentials {
+        let user = &process.user;
+        let groups = user.additional_gids.iter().map(|gid| Kgid(*gid)).collect();
+        let mut own = Credentials::new(self.kernel.user_ns.clone(), Kuid(user.uid), Kgid(user.gid), groups);
+        if let Some(given) = process.capabilities {
+            let set = CapSet::from_bits;
+            (own.bounding, own.inheritable) = (set(given.bounding), set(given.inheritable));
+            own.ambient = set(given.ambient).and(set(given.permitted)).and(own.inheritable);
+            let root = user.uid == 0;
+            own.permitted = if root { own.bounding.with(own.inheritable) } else { own.ambient };
+            own.effective = own.permitted;
+        }
+        own
     }
 
     /// Files for standard input, output and error.
@@ -95,6 +92,28 @@ impl Launcher {
             _ => Err(Errno::EBADF),
         }
     }
+}
+
+/// Finds a program along PATH, as execvp(3) does.
+fn search(fs: &FsContext, name: &str, process: &Process) -> SysResult<Vec<u8>> {
+    let check = |path: &[u8]| -> SysResult<()> {
+        let attr = fs.walk(None, path, true)?.existing()?.inode().attr()?;
+        if attr.kind() == c::S_IFREG && attr.mode & 0o111 != 0 { Ok(()) } else { Err(Errno::EACCES) }
+    };
+    if name.contains('/') {
+        return check(name.as_bytes()).map(|()| name.as_bytes().to_vec());
+    }
+    let path = process.env.iter().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or_default();
+    let mut worst = Errno::ENOENT;
+    for dir in path.split(':').filter(|_| !name.is_empty()) {
+        let full = [dir.as_bytes(), b"/", name.as_bytes()].concat();
+        match check(&full) {
+            Ok(()) => return Ok(full),
+            Err(Errno::EACCES) => worst = Errno::EACCES,
+            Err(_) => {}
+        }
+    }
+    Err(worst)
 }
 
 /// Copies of this process's own standard streams.

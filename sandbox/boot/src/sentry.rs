@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use abi::signal::SigInfo;
 use hostfs::Watcher;
@@ -92,7 +93,8 @@ fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<Launcher, B
         kernel.quota.set_tasks(tasks);
     }
     kernel.quota.set_memory(config.quota.memory);
-    kernel.quota.set_cpus(config.quota.cpus);
+    let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
+    kernel.quota.cpus.store(config.quota.cpus.map_or(cpus, |limit| limit.min(cpus)).max(1), Ordering::Relaxed);
     let root = tree::assemble(mounts, &kernel).map_err(failed("cannot assemble the root filesystem", ""))?;
     let watcher = Watcher::start().map_err(failed("cannot start a thread", ""))?;
     Ok(Launcher { kernel, root, watcher })

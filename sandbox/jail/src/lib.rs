@@ -12,7 +12,7 @@ use std::os::fd::RawFd;
 
 pub use filter::filter;
 pub use ids::{IdMap, IdMaps, map_ids};
-pub use signals::{FORWARDED, block_signals, next_signal, supervise};
+pub use signals::{FORWARDED, SIGCHLD, SIGWINCH, Signals, block_signals, catchable, next_signal, reap, supervise};
 
 fn check(result: i64) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

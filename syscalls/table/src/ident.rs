@@ -61,10 +61,11 @@ fn sethostname(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
 fn sysinfo(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let host = rustix::system::sysinfo();
     let kernel = &t.task.kernel;
+    let total = kernel.quota.memory_of(host.totalram.saturating_mul(host.mem_unit.into()));
     let info = Sysinfo {
         uptime: (monotonic_ns().saturating_sub(kernel.started) / 1_000_000_000).cast_signed(),
-        totalram: host.totalram.saturating_mul(host.mem_unit.into()),
-        freeram: host.freeram.saturating_mul(host.mem_unit.into()),
+        totalram: total,
+        freeram: host.freeram.saturating_mul(host.mem_unit.into()).min(total),
         procs: u16::try_from(kernel.tasks.lock().len()).unwrap_or(u16::MAX),
         mem_unit: 1,
         ..Sysinfo::default()

@@ -231,7 +231,7 @@ fn arch_prctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
 }
 
 fn sched_getaffinity(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(64);
+    let cpus = t.task.kernel.quota.cpus().min(64);
     if int(a[0]) != 0 && t.task.kernel.task(int(a[0])).is_none() {
         return Err(Errno::ESRCH);
     }

@@ -1,8 +1,12 @@
 //! Helpers for tests of the built product.
 #![forbid(unsafe_code)]
 
+mod bundle;
+
 use std::path::PathBuf;
 use std::process::{Command, Output};
+
+pub use bundle::Bundle;
 
 /// A program of this workspace's release build.
 #[must_use]

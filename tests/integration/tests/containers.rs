@@ -1,88 +1,9 @@
 //! The OCI command line: bundles, lifecycle, state.
 
 use std::io::BufRead;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use integration::{Outcome, palisade};
-
-/// A bundle of its own with a state root of its own; removed on drop.
-struct Bundle {
-    dir: PathBuf,
-}
-
-impl Bundle {
-    /// A bundle over the host's files that runs a shell script.
-    fn new(name: &str, script: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("palisade-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(dir.join("rootfs")).unwrap();
-        let bundle = Self { dir };
-        let spec = bundle.palisade(&["spec", "--bundle", bundle.path()]);
-        assert_eq!(spec.status, 0, "{spec:?}");
-        // The host's /usr and the links to it, read-only, are a userland.
-        bundle.edit(|config| {
-            let argv = ["/usr/bin/sh", "-c", script];
-            config["process"]["args"] = argv.iter().map(|word| serde_json::Value::from(*word)).collect();
-            let mounts = config["mounts"].as_array_mut().unwrap();
-            for dir in ["/usr", "/bin", "/lib", "/lib64"].iter().filter(|dir| Path::new(dir).exists()) {
-                mounts.push(serde_json::json!({ "destination": dir, "type": "bind", "source": dir, "options": ["bind", "ro"] }));
-            }
-            config["root"]["readonly"] = false.into();
-        });
-        bundle
-    }
-
-    fn path(&self) -> &str {
-        self.dir.to_str().unwrap()
-    }
-
-    fn edit(&self, change: impl FnOnce(&mut serde_json::Value)) {
-        let path = self.dir.join("config.json");
-        let mut config = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        change(&mut config);
-        std::fs::write(path, serde_json::to_vec(&config).unwrap()).unwrap();
-    }
-
-    /// Runs a command with this bundle's state root.
-    fn palisade(&self, args: &[&str]) -> Outcome {
-        // A file for the output: a created container keeps it open.
-        let out = self.dir.join("out");
-        let (stdout, stderr) = (std::fs::File::create(&out).unwrap(), std::fs::File::create(self.dir.join("err")).unwrap());
-        let mut command = Command::new("timeout");
-        command.args(["-k", "1", "60"]).arg(palisade()).arg("--root").arg(self.dir.join("state")).args(args);
-        let status = command.stdin(std::process::Stdio::null()).stdout(stdout).stderr(stderr).status().unwrap();
-        let text = |name: &str| std::fs::read_to_string(self.dir.join(name)).unwrap();
-        Outcome { status: status.code().unwrap_or(-1), stdout: text("out"), stderr: text("err") }
-    }
-
-    fn ok(&self, args: &[&str]) -> String {
-        let outcome = self.palisade(args);
-        assert_eq!((outcome.status, outcome.stderr.as_str()), (0, ""), "{args:?}");
-        outcome.stdout
-    }
-
-    fn status(&self, id: &str) -> String {
-        let state: serde_json::Value = serde_json::from_str(&self.ok(&["state", id])).unwrap();
-        state["status"].as_str().unwrap().to_owned()
-    }
-
-    fn wait_for(&self, id: &str, status: &str) {
-        let start = std::time::Instant::now();
-        while self.status(id) != status {
-            assert!(start.elapsed().as_secs() < 20, "{id} isn't {status} but {}", self.status(id));
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Bundle {
-    fn drop(&mut self) {
-        for id in self.palisade(&["list", "--quiet"]).stdout.lines() {
-            self.palisade(&["delete", "--force", id]);
-        }
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
-}
+use integration::{Bundle, Outcome, palisade};
 
 #[test]
 fn a_container_runs_to_its_end() {
@@ -184,14 +105,24 @@ fn what_cannot_be_honoured_is_refused() {
         std::fs::write(bundle.dir.join("config.json"), before).unwrap();
     };
     let refusal = |change: fn(&mut serde_json::Value), word: &str| refused(change, word, 125);
-    refusal(|config| config["process"]["terminal"] = true.into(), "process.terminal");
-    refusal(|config| config["process"]["user"]["uid"] = 1000.into(), "process.user");
-    refusal(|config| config["process"]["args"] = serde_json::json!([]), "process.args");
+    refusal(|config| config["process"]["user"]["uid"] = "root".into(), "process.user.uid: invalid type");
+    refusal(|config| config["process"]["args"] = serde_json::json!([]), "process.args: missing or empty");
+    refusal(|config| config["process"]["cwd"] = "x".into(), "process.cwd: \"x\" isn't absolute");
+    refusal(|config| config["hooks"] = serde_json::json!({ "poststop": [{ "path": "x" }] }), "hooks.poststop[0].path");
+    refusal(
+        |config| config["linux"]["seccomp"] = serde_json::json!({ "defaultAction": "X" }),
+        "linux.seccomp.defaultAction: \"X\"",
+    );
+    refusal(|config| config["linux"]["sysctl"] = serde_json::json!({ "kernel.panic": "1" }), "linux.sysctl: \"kernel.panic\"");
+    refusal(
+        |config| config["linux"]["namespaces"] = serde_json::json!([{ "type": "pid", "path": "/proc/1/ns/pid" }]),
+        "linux.namespaces[0].path",
+    );
     refused(|config| config["process"]["args"] = serde_json::json!(["/no/such/program"]), "no such file or directory", 127);
     refused(|config| config["process"]["args"] = serde_json::json!(["/usr"]), "permission denied", 126);
     refusal(|config| config["root"]["path"] = "missing".into(), "missing");
     refusal(|config| config["ociVersion"] = "9.0".into(), "ociVersion");
-    refusal(|config| config["mounts"][0]["type"] = "nonsense".into(), "nonsense");
+    refusal(|config| config["mounts"][0]["type"] = "nonsense".into(), "mounts[0] (/proc): type: \"nonsense\"");
     let missing = bundle.palisade(&["run", "--bundle", "/no/such/bundle", "one"]);
     assert!(missing.status == 125 && missing.stderr.contains("/no/such/bundle"), "{missing:?}");
     assert_eq!(bundle.palisade(&["run", "--bundle", bundle.path(), "../up"]).status, 125);

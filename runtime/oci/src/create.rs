@@ -1,0 +1,119 @@
+//! `create` and `run`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use boot::{BootConfig, Start};
+use cgroup::Cgroup;
+use control::Connection;
+
+use crate::spec::Spec;
+use crate::state::{self, Container, Guard, Record, Status};
+use crate::{Options, bundle, hooks, lifecycle};
+
+/// What `create` and `run` are told besides the id.
+#[derive(Default)]
+pub struct CreateOptions {
+    pub bundle: PathBuf,
+    pub pid_file: Option<PathBuf>,
+    pub console_socket: Option<PathBuf>,
+}
+
+/// Makes a container that waits to be started.
+///
+/// # Errors
+/// One line with cause and what to do; nothing is left behind.
+pub fn create(options: &Options, id: &str, create: &CreateOptions) -> Result<()> {
+    make(options, id, create).map(drop)
+}
+
+/// Makes a container and what belongs to it; it stays locked.
+fn make(options: &Options, id: &str, create: &CreateOptions) -> Result<(Container, Guard, Connection)> {
+    let bundle = create.bundle.canonicalize().with_context(|| format!("bundle {}", create.bundle.display()))?;
+    let (spec, config) = bundle::load(&bundle, options)?;
+    let record = Record {
+        id: id.to_owned(),
+        status: Status::Creating,
+        pid: 0,
+        started: 0,
+        rootfs: config.root.clone(),
+        annotations: spec.annotations.clone().unwrap_or_default(),
+        created: state::now(),
+        cgroup: None,
+        resources: spec.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default(),
+        hooks: spec.hooks.clone().unwrap_or_default(),
+        bundle,
+    };
+    let (mut container, guard) = Container::reserve(&options.root, record)?;
+    let built = build(options, &mut container, &spec, &config).and_then(|connection| {
+        container.become_status(Status::Created)?;
+        if let Some(file) = &create.pid_file {
+            state::replace(file, container.record.pid.to_string().as_bytes())?;
+        }
+        Ok(connection)
+    });
+    match built {
+        Ok(connection) => Ok((container, guard, connection)),
+        Err(error) => {
+            // What went wrong first is told; that it can't be undone can't be.
+            let _ = lifecycle::destroy(&container);
+            Err(error)
+        }
+    }
+}
+
+/// Makes the control groups and the sandbox, and runs hooks at the moments that the specification gives them. Each step is recorded before what
+/// it makes could be lost.
+fn build(options: &Options, container: &mut Container, spec: &Spec, config: &BootConfig) -> Result<Connection> {
+    let path = spec.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref()).filter(|path| !path.is_empty());
+    let wanted = options.cgroups_wanted(path, &container.record.resources);
+    if wanted && !options.systemd_cgroup {
+        let made = Cgroup::name(path, container.id(), &container.record.resources).and_then(|cgroup| {
+            container.record.cgroup = cgroup;
+            container.save()?;
+            container.record.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.make(&container.record.resources))
+        });
+        options.cgroup_error(made)?;
+    }
+    let start = Start::WhenTold { listener: container.listen()?, status: container.exit_status_file()? };
+    jail::block_signals();
+    let sandbox = boot::spawn(config, start)?;
+    container.record.pid = sandbox.pid;
+    container.record.started = state::start_time(sandbox.pid).context("the sandbox ended before it was ready")?;
+    container.save()?;
+    if wanted && options.systemd_cgroup {
+        let made = Cgroup::make_unit(path, container.id(), sandbox.pid, &container.record.resources);
+        container.record.cgroup = options.cgroup_error(made)?.flatten();
+        container.save()?;
+    } else if let Some(cgroup) = &container.record.cgroup {
+        options.cgroup_error(cgroup.join(sandbox.pid))?;
+    }
+    let given = container.record.hooks.clone();
+    hooks::run("prestart", &given.prestart, container)?;
+    hooks::run("createRuntime", &given.create_runtime, container)?;
+    hooks::run_inside("createContainer", &given.create_container, container)?;
+    sandbox.go()?;
+    Ok(sandbox.ready()?)
+}
+
+/// Creates a container, runs it to its end and removes it; returns its exit status. `detach`: returns when it runs.
+///
+/// # Errors
+/// As `create` and `start`.
+pub fn run(options: &Options, id: &str, create: &CreateOptions, detach: bool) -> Result<i32> {
+    let (mut container, guard, connection) = make(options, id, create)?;
+    if let Err(error) = lifecycle::start_on(&mut container, &connection) {
+        let _ = lifecycle::destroy(&container);
+        return Err(error);
+    }
+    drop(guard);
+    if detach {
+        return Ok(0);
+    }
+    let status = jail::supervise(container.record.pid).context("cannot wait for the container")?;
+    // Somebody else may have been faster.
+    match lifecycle::delete(&options.root, id, true) {
+        Err(error) if error.downcast_ref::<state::NotFound>().is_none() => Err(error),
+        _ => Ok(status),
+    }
+}
