@@ -46,7 +46,6 @@ impl Current {
             (shared.charge.take(), shared.filters.take())
         };
         drop(gone);
-        drop(self);
         fds.leave();
         task.release();
         let heir = {
@@ -64,7 +63,6 @@ impl Current {
             }
             tasks.first().map(|task| task.tid())
         };
-        drop(mm);
         kernel.tasks.lock().remove(&task.tid());
         kernel.tell_children(&group, task.tid(), heir, &who);
         if heir.is_none() {
@@ -72,6 +70,8 @@ impl Current {
         }
         // execve(2) of another thread waits for this one's end.
         group.child_queue.wake(PollEvents::IN);
+        // Stub and memory go when everybody has been told: that takes longer than all the rest.
+        drop((self, mm));
     }
 }
 

@@ -8,7 +8,7 @@ use abi::{Errno, SysResult};
 use platform::{Context, Exit, Interrupter, Prot, UserRegs};
 use stub::layout::{
     ACTION_EXIT, ACTION_FULL, ACTION_MORE, ACTION_SET_FS, Ctx, Header, IDENT_CALLS, KIND_FAST, KIND_MORE, KIND_SIGNAL,
-    OP_CLOSE_RAW, Op, RING_NR, SIGINTERRUPT, SLOT_SIZE, SLOTS, STATE_GUEST, STATE_PARKED, STATE_RING, TEXT, TEXT_SIZE,
+    OP_CLOSE_RAW, Op, RING_NR, SIGINTERRUPT, STATE_GUEST, STATE_PARKED, STATE_RING, TEXT, TEXT_SIZE,
 };
 use sync::Mutex;
 
@@ -111,12 +111,6 @@ impl GuestContext {
         let process = space.process.clone();
         let slot = process.take_slot()?;
         let ctx = process.slots.ctx(slot);
-        ctx.state.store(STATE_PARKED, Ordering::Relaxed);
-        for word in [&ctx.kind, &ctx.action, &ctx.nops, &ctx.intr, &ctx.rounds, &ctx.looks, &ctx.hello, &ctx.ident_mask] {
-            word.store(0, Ordering::Relaxed);
-        }
-        ctx.ops_error.store(0, Ordering::Relaxed);
-        ctx.this.store(SLOTS + slot * SLOT_SIZE, Ordering::Relaxed);
         let started = process.start_thread(slot).and_then(|tid| {
             process.wait_word(&ctx.hello, 1)?;
             let number = ctx.listener.load(Ordering::Relaxed);

@@ -186,7 +186,18 @@ pub fn move_away(tid: i32) {
     }
 }
 
-/// Undoes [`move_away`].
+/// Puts a thread on the CPU that the caller is on.
+pub fn move_here(tid: i32) {
+    // SAFETY: reads a number, changes a local, and passes it.
+    unsafe {
+        let Ok(here) = usize::try_from(libc::sched_getcpu()) else { return };
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(here, &mut set);
+        libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), &raw const set);
+    }
+}
+
+/// Undoes [`move_away`] and [`move_here`].
 pub fn move_freely(tid: i32) {
     // SAFETY: reads a constant.
     unsafe { libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), allowed_cpus()) };

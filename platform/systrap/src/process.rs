@@ -2,17 +2,23 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use abi::{Errno, SysResult};
-use stub::layout::{CMD_FORK, CMD_OPS, CMD_THREAD, Ctx, MAX_FDS, SLOT_COUNT, SLOT_SIZE};
+use stub::layout::{CMD_FORK, CMD_OPS, CMD_THREAD, Ctx, MAX_FDS, SLOT_COUNT, SLOT_SIZE, SLOTS, STATE_PARKED};
 use sync::Mutex;
 
 use crate::host;
 
 /// How long a stub may take to do what it is told before it is taken for hostile and killed.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long to spin for what a stub has been told to do, in nanoseconds: forking takes a while.
+const SPIN_NS: u64 = 500_000;
+
+/// Slot of a process's first thread.
+const FIRST: u64 = 1;
 
 /// The sentry's view of a process's slots.
 pub struct Slots {
@@ -62,6 +68,17 @@ impl Slots {
         Some(unsafe { self.base.add((index * SLOT_SIZE + offset) as usize) })
     }
 
+    /// Makes a slot ready for a thread.
+    pub fn prepare(&self, slot: u64) {
+        let ctx = self.ctx(slot);
+        ctx.state.store(STATE_PARKED, Ordering::Relaxed);
+        for word in [&ctx.kind, &ctx.action, &ctx.nops, &ctx.intr, &ctx.rounds, &ctx.looks, &ctx.hello, &ctx.ident_mask] {
+            word.store(0, Ordering::Relaxed);
+        }
+        ctx.ops_error.store(0, Ordering::Relaxed);
+        ctx.this.store(SLOTS + slot * SLOT_SIZE, Ordering::Relaxed);
+    }
+
     pub fn raw_fd(&self) -> i32 {
         self.fd.as_raw_fd()
     }
@@ -90,6 +107,8 @@ pub struct Process {
     pub socket: OwnedFd,
     /// Number of the last command; held while a command runs.
     command: Mutex<u32>,
+    /// The first thread has been started, in slot [`FIRST`], and nobody has taken it yet.
+    first: AtomicBool,
     allocation: Mutex<Allocation>,
 }
 
@@ -104,8 +123,16 @@ impl Process {
         if !host::is_child(&pidfd) || !PIDS.lock().insert(pid) {
             return Err(Errno::EAGAIN);
         }
-        let allocation = Allocation { used: BTreeSet::new(), next: 1 };
-        Ok(Self { pid, pidfd, slots, socket, command: Mutex::new(0), allocation: Mutex::new(allocation) })
+        let allocation = Allocation { used: BTreeSet::new(), next: FIRST };
+        Ok(Self {
+            pid,
+            pidfd,
+            slots,
+            socket,
+            command: Mutex::new(0),
+            first: AtomicBool::new(false),
+            allocation: Mutex::new(allocation),
+        })
     }
 
     pub fn kill(&self) {
@@ -119,6 +146,9 @@ impl Process {
     /// Waits until a word of the stub's becomes `value`.
     pub fn wait_word(&self, word: &std::sync::atomic::AtomicU32, value: u32) -> SysResult<()> {
         let start = Instant::now();
+        if !sync::crowded(sync::monotonic_ns()) && sync::spin(SPIN_NS, || word.load(Ordering::Acquire) == value) {
+            return Ok(());
+        }
         loop {
             let seen = word.load(Ordering::Acquire);
             if seen == value {
@@ -144,8 +174,16 @@ impl Process {
         ctx.cmd.store(command, Ordering::Relaxed);
         ctx.cmd_arg.store(arg, Ordering::Relaxed);
         ctx.cmd_seq.store(*last, Ordering::Release);
+        // It does its work where we wait for it: waking another CPU takes longer.
+        host::move_here(self.pid);
         host::futex_wake(&ctx.cmd_seq);
-        self.wait_word(&ctx.cmd_done, *last)?;
+        self.result(*last)
+    }
+
+    /// Waits for the end of command number `seq`.
+    fn result(&self, seq: u32) -> SysResult<i32> {
+        let ctx = self.slots.ctx(0);
+        self.wait_word(&ctx.cmd_done, seq)?;
         let result = ctx.cmd_result.load(Ordering::Relaxed);
         if result < 0 { Err(Errno::EAGAIN) } else { Ok(result) }
     }
@@ -164,9 +202,17 @@ impl Process {
         self.allocation.lock().used.remove(&slot);
     }
 
-    /// Starts a thread in a slot; returns its thread number.
+    /// Starts a thread in a slot that has been taken; returns its thread number.
     pub fn start_thread(&self, slot: u64) -> SysResult<i32> {
-        self.run(&mut self.command.lock(), CMD_THREAD, slot as u32)
+        let mut command = self.command.lock();
+        let tid = if slot == FIRST && self.first.swap(false, Ordering::Relaxed) {
+            self.result(1)?
+        } else {
+            self.slots.prepare(slot);
+            self.run(&mut command, CMD_THREAD, slot as u32)?
+        };
+        host::move_freely(tid);
+        Ok(tid)
     }
 
     /// Runs the operations that stand in slot 0.
@@ -174,7 +220,7 @@ impl Process {
         self.run(&mut self.command.lock(), CMD_OPS, 0).map(drop)
     }
 
-    /// Forks the process. No operation may be on its way.
+    /// Forks the process, and starts the first thread of the new one. No operation may be on its way.
     pub fn fork(&self) -> SysResult<Self> {
         let slots = Slots::new()?;
         let (ours, theirs) = host::socketpair()?;
@@ -182,11 +228,18 @@ impl Process {
         for i in 0..MAX_FDS {
             child.fds[i].store(self.slots.ctx(0).fds[i].load(Ordering::Relaxed), Ordering::Relaxed);
         }
+        slots.prepare(FIRST);
+        child.cmd.store(CMD_THREAD, Ordering::Relaxed);
+        child.cmd_arg.store(FIRST as u32, Ordering::Relaxed);
+        child.cmd_seq.store(1, Ordering::Release);
         let mut command = self.command.lock();
         host::send_fd(&self.socket, slots.raw_fd())?;
         host::send_fd(&self.socket, theirs.as_raw_fd())?;
         let pid = self.run(&mut command, CMD_FORK, 0)?;
-        Self::adopt(pid, slots, ours)
+        let child = Self::adopt(pid, slots, ours)?;
+        *child.command.lock() = 1;
+        child.first.store(true, Ordering::Relaxed);
+        Ok(child)
     }
 }
 
