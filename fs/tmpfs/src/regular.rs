@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use abi::structs::Timespec;
 use abi::{Errno, SysResult};
@@ -13,20 +14,56 @@ use vfs::{Attr, FileOps};
 /// Largest file (`MAX_LFS_FILESIZE`).
 const MAX_SIZE: u64 = i64::MAX as u64;
 
-struct State {
-    size: u64,
-    mtime: Timespec,
-}
+/// A file that has been read or written so often is copied from and to by way of a window on it: the first uses of a page cost more then
+/// than a call to the host, all others less.
+const HOT: u32 = 16;
+/// The largest piece for which that pays.
+const MAX_COPY: usize = 64 << 10;
+/// Files with windows at most: the host limits the mappings of a process.
+const MAX_HOT: usize = 8192;
+static HOT_FILES: AtomicUsize = AtomicUsize::new(0);
 
 pub struct Regular {
     file: Arc<HostFile>,
-    state: Mutex<State>,
+    /// Changed with `mtime` locked.
+    size: AtomicU64,
+    mtime: Mutex<Timespec>,
+    /// Reads and writes, up to [`HOT`]; one more when it counts among [`HOT_FILES`].
+    uses: AtomicU32,
+}
+
+impl Drop for Regular {
+    fn drop(&mut self) {
+        if *self.uses.get_mut() > HOT {
+            HOT_FILES.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The time as file systems take it: as fine as a tick.
+fn now() -> Timespec {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    Timespec { sec: now.tv_sec, nsec: now.tv_nsec }
 }
 
 impl Regular {
     pub fn new() -> SysResult<Arc<Self>> {
         let fd = rustix::fs::memfd_create("tmpfs", MemfdFlags::CLOEXEC)?;
-        Ok(Arc::new(Self { file: HostFile::new(fd, true), state: Mutex::new(State { size: 0, mtime: super::now() }) }))
+        let (size, uses) = (AtomicU64::new(0), AtomicU32::new(0));
+        Ok(Arc::new(Self { file: HostFile::new(fd, true), size, mtime: Mutex::new(now()), uses }))
+    }
+
+    /// The window on a piece of it, if it is worth one.
+    fn window(&self, offset: u64, len: usize) -> Option<Segment> {
+        let uses = self.uses.load(Ordering::Relaxed);
+        if uses <= HOT {
+            let more = uses < HOT || HOT_FILES.load(Ordering::Relaxed) < MAX_HOT;
+            if more && self.uses.compare_exchange(uses, uses + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok() && uses == HOT {
+                HOT_FILES.fetch_add(1, Ordering::Relaxed);
+            }
+            return None;
+        }
+        if len > MAX_COPY { None } else { self.file.segment(offset, len as u64).ok() }
     }
 
     /// A copy of another file's contents.
@@ -45,38 +82,45 @@ impl Regular {
     }
 
     pub fn fill(&self, attr: &mut Attr) {
-        let state = self.state.lock();
-        attr.size = state.size;
+        let mtime = *self.mtime.lock();
+        attr.size = self.size.load(Ordering::Acquire);
         // Holes take no space.
         attr.blocks = rustix::fs::fstat(self.file.as_fd()).map_or(0, |stat| stat.st_blocks.cast_unsigned());
-        if (state.mtime.sec, state.mtime.nsec) > (attr.mtime.sec, attr.mtime.nsec) {
-            attr.mtime = state.mtime;
+        if (mtime.sec, mtime.nsec) > (attr.mtime.sec, attr.mtime.nsec) {
+            attr.mtime = mtime;
         }
     }
 
     pub fn set_mtime(&self, time: Timespec) {
-        self.state.lock().mtime = time;
+        *self.mtime.lock() = time;
     }
 
     pub fn truncate(&self, size: u64) -> SysResult<()> {
         if size > MAX_SIZE {
             return Err(Errno::EFBIG);
         }
-        let mut state = self.state.lock();
+        let mut mtime = self.mtime.lock();
         rustix::fs::ftruncate(self.file.as_fd(), size)?;
-        *state = State { size, mtime: super::now() };
+        self.size.store(size, Ordering::Release);
+        *mtime = now();
         Ok(())
     }
-}
 
-impl Regular {
-    fn write_locked(&self, state: &mut State, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
+    /// With `mtime` locked.
+    fn write_locked(&self, mtime: &mut Timespec, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
         if buf.remaining() == 0 {
             return Ok(0);
         }
         let room = MAX_SIZE.checked_sub(offset).filter(|room| *room > 0).ok_or(Errno::EFBIG)?;
         buf.limit(usize::try_from(room).unwrap_or(usize::MAX));
+        let size = self.size.load(Ordering::Acquire);
         let mut total = 0;
+        // Inside of what there is.
+        if offset + buf.remaining() as u64 <= size
+            && let Some(window) = self.window(offset, buf.remaining())
+        {
+            total = buf.copy_window(Access::Read, window).unwrap_or(0);
+        }
         while buf.remaining() > 0 {
             let at = offset + total as u64;
             let write = &mut |segments: &[Segment]| usermem::pwritev(self.file.as_fd(), segments, at);
@@ -87,17 +131,24 @@ impl Regular {
                 Err(_) => break,
             }
         }
-        state.size = state.size.max(offset + total as u64);
-        state.mtime = super::now();
+        self.size.store(size.max(offset + total as u64), Ordering::Release);
+        *mtime = now();
         Ok(total)
     }
 }
 
 impl FileOps for Regular {
     fn read(&self, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
-        let size = self.state.lock().size;
+        let size = self.size.load(Ordering::Acquire);
+        let room = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let want = buf.remaining().min(room);
         let mut total = 0;
-        while buf.remaining() > 0 && offset.saturating_add(total as u64) < size {
+        if want > 0
+            && let Some(window) = self.window(offset, want)
+        {
+            total = buf.copy_window(Access::Write, window.truncated(want)).unwrap_or(0);
+        }
+        while total < want {
             let at = offset + total as u64;
             let result = buf.host_io(Access::Write, &mut |segments| usermem::preadv(self.file.as_fd(), segments, at));
             match result {
@@ -111,17 +162,17 @@ impl FileOps for Regular {
     }
 
     fn write(&self, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
-        self.write_locked(&mut self.state.lock(), buf, offset)
+        self.write_locked(&mut self.mtime.lock(), buf, offset)
     }
 
     fn append(&self, buf: &mut IoBuf<'_>, limit: u64) -> SysResult<(usize, u64)> {
-        let mut state = self.state.lock();
-        let end = state.size;
+        let mut mtime = self.mtime.lock();
+        let end = self.size.load(Ordering::Acquire);
         if buf.remaining() > 0 && end >= limit {
             return Err(Errno::EFBIG);
         }
         buf.limit(usize::try_from(limit.saturating_sub(end)).unwrap_or(usize::MAX));
-        let count = self.write_locked(&mut state, buf, end)?;
+        let count = self.write_locked(&mut mtime, buf, end)?;
         Ok((count, end + count as u64))
     }
 
@@ -134,7 +185,7 @@ impl FileOps for Regular {
         let flags = FallocateFlags::from_bits(mode.cast_unsigned()).ok_or(Errno::EOPNOTSUPP)?;
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let end = offset.checked_add(len).filter(|end| *end <= MAX_SIZE).ok_or(Errno::EFBIG)?;
-        let mut state = self.state.lock();
+        let mut mtime = self.mtime.lock();
         match flags {
             flags if flags == punch => rustix::fs::fallocate(self.file.as_fd(), flags, offset, len)?,
             flags if flags.is_empty() || flags == FallocateFlags::KEEP_SIZE => {
@@ -145,12 +196,12 @@ impl FileOps for Regular {
                 }
                 rustix::fs::fallocate(self.file.as_fd(), flags, offset, len)?;
                 if flags.is_empty() {
-                    state.size = state.size.max(end);
+                    self.size.fetch_max(end, Ordering::AcqRel);
                 }
             }
             _ => return Err(Errno::EOPNOTSUPP),
         }
-        state.mtime = super::now();
+        *mtime = now();
         Ok(())
     }
 

@@ -82,6 +82,13 @@ impl Segment {
         Self { ptr: self.ptr, len: self.len.min(len) }
     }
 
+    /// What follows the first `by` bytes; nothing if there are no more.
+    #[must_use]
+    pub fn advanced(self, by: usize) -> Self {
+        let by = by.min(self.len);
+        Self { ptr: self.ptr.wrapping_add(by), len: self.len - by }
+    }
+
     /// Copies out of guest memory; both have the same length.
     ///
     /// # Errors
@@ -101,6 +108,17 @@ impl Segment {
         let len = src.len().min(self.len);
         // SAFETY: as in `read`; windows of arenas are writable, and a read-only one faults, which is recovered.
         let left = unsafe { copy_recoverable(self.ptr, src.as_ptr(), len) };
+        if left == 0 { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Copies from another piece of guest memory, as much as both hold.
+    ///
+    /// # Errors
+    /// `EFAULT` when a page of either is missing.
+    pub fn copy_from(&self, src: &Self) -> SysResult<()> {
+        let len = self.len.min(src.len);
+        // SAFETY: both are windows; faults are recovered.
+        let left = unsafe { copy_recoverable(self.ptr, src.ptr, len) };
         if left == 0 { Ok(()) } else { Err(Errno::EFAULT) }
     }
 

@@ -355,6 +355,42 @@ impl<'a> IoBuf<'a> {
         Ok(done)
     }
 
+    /// Copies between a window on a file and the buffer, as much as both hold: out of the window with [`Access::Write`], into it with
+    /// [`Access::Read`] of the buffer. Less when a page of the file is missing.
+    ///
+    /// # Errors
+    /// `EFAULT` when nothing could be copied.
+    pub fn copy_window(&mut self, access: Access, window: Segment) -> SysResult<usize> {
+        let mut total = 0;
+        while total < window.len() && self.remaining() > 0 {
+            let mut whole = true;
+            let result = self.host_io(access, &mut |segments| {
+                let mut done = 0;
+                for segment in segments {
+                    let part = window.advanced(total + done).truncated(segment.len());
+                    let own = segment.truncated(part.len());
+                    let copied = if access == Access::Write { own.copy_from(&part) } else { part.copy_from(&own) };
+                    if copied.is_err() {
+                        whole = false;
+                        break;
+                    }
+                    done += part.len();
+                }
+                if done == 0 && !whole { Err(Errno::EFAULT) } else { Ok(done) }
+            });
+            match result {
+                Ok(0) => break,
+                Ok(count) => total += count,
+                Err(errno) if total == 0 => return Err(errno),
+                Err(_) => break,
+            }
+            if !whole {
+                break;
+            }
+        }
+        Ok(total)
+    }
+
     /// Hands guest pages to a host call (preadv(2), pwritev(2)); `f` returns how many bytes it has moved. Buffers of the sentry's own
     /// are handed over as they are.
     ///

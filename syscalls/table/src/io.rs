@@ -167,7 +167,10 @@ fn getdents(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let file = file(t, a[0])?;
     let room = uint(a[2]) as usize;
     let mut bytes = Vec::new();
+    // Where entries end, and the positions after them.
+    let mut ends = Vec::new();
     let mut tight = false;
+    let before = file.position();
     file.readdir(&mut |next, entry| {
         let len = (19 + entry.name.len() + 1).next_multiple_of(8);
         if bytes.len() + len > room {
@@ -181,11 +184,18 @@ fn getdents(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         bytes.push(u8::try_from(entry.kind >> 12 & 0xf).unwrap_or(0));
         bytes.extend_from_slice(&entry.name);
         bytes.resize(start + len, 0);
+        ends.push((bytes.len(), next));
         Ok(true)
     })?;
-    if bytes.is_empty() && tight {
-        return Err(Errno::EINVAL);
+    if bytes.is_empty() {
+        return if tight { Err(Errno::EINVAL) } else { Ok(0) };
     }
-    t.mm.write(a[1], &bytes)?;
+    let written = IoBuf::user(&*t.mm, a[1], bytes.len() as u64).copy_out(&bytes).unwrap_or(0);
+    if written < bytes.len() {
+        // What doesn't fit as a whole comes again next time.
+        let whole = ends.into_iter().rev().find(|(end, _)| *end <= written);
+        file.set_position(whole.map_or(before, |(_, next)| next));
+        return whole.map(|(end, _)| end as u64).ok_or(Errno::EFAULT);
+    }
     Ok(bytes.len() as u64)
 }

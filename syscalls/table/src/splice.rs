@@ -60,8 +60,9 @@ fn place(t: &Current, file: &File, addr: u64, len: usize) -> SysResult<Option<u6
     if end.is_none_or(|end| i64::try_from(end).is_err()) { Err(Errno::EINVAL) } else { Ok(at) }
 }
 
-fn length(arg: u64) -> usize {
-    usize::try_from(arg).unwrap_or(usize::MAX).min(MAX_RW)
+/// Bytes to move: no more than one transfer may, and not a negative number.
+fn length(arg: u64) -> SysResult<usize> {
+    isize::try_from(arg).map(|len| len.cast_unsigned().min(MAX_RW)).map_err(|_| Errno::EINVAL)
 }
 
 /// What an attempt at moving bytes has come to when it is to be made again: the pipe isn't ready, or the other file isn't.
@@ -108,7 +109,7 @@ fn outcome(t: &Current, total: usize, error: Option<Errno>) -> SysResult<u64> {
 }
 
 fn splice(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let (len, flags) = (length(a[4]), uint(a[5]));
+    let (len, flags) = (length(a[4])?, uint(a[5]));
     if len == 0 {
         return Ok(0);
     }
@@ -284,7 +285,7 @@ fn pipe_to_pipe(
 }
 
 fn tee(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let (len, flags) = (length(a[2]), uint(a[3]));
+    let (len, flags) = (length(a[2])?, uint(a[3]));
     if flags & !FLAGS != 0 {
         return Err(Errno::EINVAL);
     }
@@ -334,7 +335,7 @@ fn vmsplice(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
 fn sendfile(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let (to, from) = (file(t, a[0])?, file(t, a[1])?);
     let given = offset(t, a[2])?;
-    let len = length(a[3]);
+    let len = length(a[3])?;
     check(&from, false)?;
     if given.is_some() && from.ops.is_stream() {
         return Err(Errno::ESPIPE);
@@ -344,6 +345,9 @@ fn sendfile(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let last = start.checked_add(len as u64).filter(|end| i64::try_from(*end).is_ok());
     if from.ops.is_stream() || to.flags() & c::O_APPEND != 0 || last.is_none() {
         return Err(Errno::EINVAL);
+    }
+    if len == 0 {
+        return Ok(0);
     }
     let result = if let Some(dest) = pipe_of(&to) {
         file_to_pipe(t, &from, Some(start), &to, dest, len, true)
@@ -412,7 +416,7 @@ fn copy_file_range(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     if !fits(start) || !fits(at) {
         return Err(Errno::EOVERFLOW);
     }
-    let len = length(a[4].min(source.size.saturating_sub(start)));
+    let len = length(a[4].min(source.size.saturating_sub(start)))?;
     let same = (source.dev, source.ino) == (dest.dev, dest.ino);
     if same && start < at.saturating_add(len as u64) && at < start.saturating_add(len as u64) {
         return Err(Errno::EINVAL);
