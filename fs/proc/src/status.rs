@@ -173,7 +173,9 @@ fn stat(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     let times = [used.user, used.system, children.user, children.system].map(|time| time / TICK);
     let _ = write!(rest, " {} {} {} {}", times[0], times[1], times[2], times[3]);
     // priority nice num_threads itrealvalue starttime
-    let _ = write!(rest, " 20 0 {} 0 {}", view.tasks.len().max(1), since / TICK);
+    let scheduling = view.task.as_ref().map(|task| task.lock().scheduling).unwrap_or_default();
+    let priority = if scheduling.is_realtime() { -1 - scheduling.priority } else { 20 + scheduling.nice };
+    let _ = write!(rest, " {priority} {} {} 0 {}", scheduling.nice, view.tasks.len().max(1), since / TICK);
     // vsize rss rsslim
     let _ = write!(rest, " {size} {} {}", resident / PAGE_SIZE, group.limit(c::RLIMIT_RSS));
     // startcode endcode startstack kstkesp kstkeip
@@ -182,7 +184,7 @@ fn stat(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     let (own, blocked) = (low(sets.own), low(sets.blocked));
     let _ = write!(rest, " {own} {blocked} {} {}", low(sets.ignored), low(sets.caught));
     // wchan nswap cnswap exit_signal processor rt_priority policy
-    let _ = write!(rest, " 0 0 0 {exit_signal} 0 0 0");
+    let _ = write!(rest, " 0 0 0 {exit_signal} 0 {} {}", scheduling.priority, scheduling.policy);
     // delayacct_blkio_ticks guest_time cguest_time start_data end_data start_brk
     let _ = write!(rest, " 0 0 0 {} {} {}", data.start, data.end, heap.start);
     // arg_start arg_end env_start env_end exit_code

@@ -85,6 +85,22 @@ impl Credentials {
         }
     }
 
+    /// The same user in another user namespace, where it has all capabilities.
+    #[must_use]
+    pub fn in_new_namespace(&self, user_ns: Arc<UserNamespace>) -> Self {
+        Self {
+            permitted: CapSet::ALL,
+            effective: CapSet::ALL,
+            inheritable: CapSet::EMPTY,
+            bounding: CapSet::ALL,
+            ambient: CapSet::EMPTY,
+            securebits: Securebits::default(),
+            user: user_ns.user(self.ruid),
+            user_ns,
+            ..self.clone()
+        }
+    }
+
     /// Whether it has a capability over the whole sandbox: in the first user namespace (Linux's `capable`).
     #[must_use]
     pub fn has_capability(&self, cap: Capability) -> bool {

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use abi::{Errno, SysResult};
 use sync::Mutex;
 
+use crate::caps::Capability;
 use crate::credentials::Credentials;
 use crate::ids::{IdMap, Kgid, Kuid, OVERFLOW_ID};
 use crate::user::User;
@@ -34,13 +35,15 @@ pub struct UserNamespace {
     owner: Kuid,
     group: Kgid,
     /// Maps are written once.
-    uid_map: OnceLock<IdMap>,
-    gid_map: OnceLock<IdMap>,
+    pub(crate) uid_map: OnceLock<IdMap>,
+    pub(crate) gid_map: OnceLock<IdMap>,
     /// Who pays for what is used in it.
     account: Option<Arc<User>>,
     users: Mutex<BTreeMap<Kuid, Weak<User>>>,
     /// Set once setgroups(2) is forbidden for good.
-    no_setgroups: AtomicBool,
+    pub(crate) no_setgroups: AtomicBool,
+    /// Who made it had `CAP_SETFCAP`.
+    pub(crate) maker_could_setfcap: bool,
 }
 
 impl UserNamespace {
@@ -58,6 +61,7 @@ impl UserNamespace {
             account: None,
             users: Mutex::default(),
             no_setgroups: AtomicBool::new(false),
+            maker_could_setfcap: true,
         })
     }
 
@@ -85,6 +89,7 @@ impl UserNamespace {
             account: Some(creator.user.clone()),
             users: Mutex::default(),
             no_setgroups: AtomicBool::new(parent_denies),
+            maker_could_setfcap: creator.effective.has(Capability::SETFCAP),
         }))
     }
 

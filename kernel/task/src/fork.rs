@@ -164,15 +164,24 @@ impl Current {
     ) -> Arc<Task> {
         let fds = if request.has(c::CLONE_FILES) { self.fds.share() } else { self.fds.fork() };
         let fs = if request.has(c::CLONE_FS) { self.fs.clone() } else { Arc::new(Mutex::new(self.fs_context())) };
-        let (comm, exe, mask, altstack, slack, net) = {
+        let (comm, exe, mask, altstack, slack, scheduling, net) = {
             let shared = self.task.lock();
-            (shared.comm.clone(), shared.exe.clone(), shared.mask, shared.altstack, shared.timer_slack, shared.net.clone())
+            (
+                shared.comm.clone(),
+                shared.exe.clone(),
+                shared.mask,
+                shared.altstack,
+                shared.timer_slack,
+                shared.scheduling.for_child(),
+                shared.net.clone(),
+            )
         };
         let task = Task::new(&self.task.kernel, tid, group, mm.clone(), self.credentials().clone(), charge, fds, fs, &comm);
         let mut shared = task.lock();
         (shared.exe, shared.mask) = (exe, mask);
         (shared.timer_slack, shared.default_timer_slack) = (slack, slack);
         shared.net = net;
+        shared.scheduling = scheduling;
         if !request.has(c::CLONE_VM) || request.has(c::CLONE_VFORK) {
             shared.altstack = altstack;
         }

@@ -16,6 +16,7 @@ use crate::group::Group;
 use crate::kernel::Kernel;
 use crate::net::NetNamespace;
 use crate::pending::Pending;
+use crate::sched::Scheduling;
 use crate::seccomp::Filters;
 use crate::stop::Halt;
 
@@ -45,6 +46,7 @@ pub struct Shared {
     /// Nanoseconds that its timers may be late.
     pub timer_slack: u64,
     pub default_timer_slack: u64,
+    pub scheduling: Scheduling,
     pub fds: Arc<FdTable>,
     pub fs: Arc<Mutex<FsContext>>,
     pub exe: Option<Arc<Dentry>>,
@@ -114,6 +116,7 @@ impl Task {
             filters: None,
             timer_slack: TIMER_SLACK,
             default_timer_slack: TIMER_SLACK,
+            scheduling: Scheduling::default(),
             fds,
             fs,
             exe: None,

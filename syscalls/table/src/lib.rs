@@ -14,6 +14,7 @@ mod futex;
 mod futex2;
 mod ident;
 mod io;
+mod limits;
 mod lock;
 mod mem;
 mod membarrier;
@@ -21,6 +22,7 @@ mod path;
 mod poll;
 mod prctl;
 mod process;
+mod sched;
 mod seccomp;
 mod signal;
 mod socket;
@@ -72,12 +74,14 @@ const AREAS: &[&[Entry]] = &[
     ident::ENTRIES,
     io::ENTRIES,
     lock::ENTRIES,
+    limits::ENTRIES,
     mem::ENTRIES,
     membarrier::ENTRIES,
     path::ENTRIES,
     poll::ENTRIES,
     prctl::ENTRIES,
     process::ENTRIES,
+    sched::ENTRIES,
     seccomp::ENTRIES,
     signal::ENTRIES,
     socket::ENTRIES,

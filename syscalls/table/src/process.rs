@@ -1,13 +1,14 @@
 //! Processes: clone, exec, exit, wait, limits.
 
 use abi::signal::SigInfo;
-use abi::structs::{CloneArgs, Rlimit, Rusage};
+use abi::structs::CloneArgs;
 use abi::{Errno, SysResult, c, nr};
-use task::{CloneRequest, Current, Used, Who};
+use task::{CloneRequest, Current, Who};
 use usermem::UserMemoryExt;
 use zerocopy::FromZeros;
 
 use crate::args::{file, int, path, uint, walk};
+use crate::limits::rusage;
 use crate::{Entry, full, partial};
 
 pub const ENTRIES: &[Entry] = &[
@@ -30,16 +31,7 @@ pub const ENTRIES: &[Entry] = &[
     }),
     full(nr::WAIT4, wait4),
     partial(nr::WAITID, waitid, "no P_PIDFD"),
-    partial(nr::PRLIMIT64, prlimit, "of the calling process; kept, mostly not enforced"),
-    partial(nr::GETRLIMIT, |t, a| prlimit(t, [0, a[0], 0, a[1], 0, 0]), "as prlimit64"),
-    partial(nr::SETRLIMIT, |t, a| prlimit(t, [0, a[0], a[1], 0, 0, 0]), "as prlimit64"),
-    partial(nr::GETRUSAGE, getrusage, "a thread shows its process; no block operations"),
     full(nr::ARCH_PRCTL, arch_prctl),
-    full(nr::SCHED_YIELD, |_, _| {
-        std::thread::yield_now();
-        Ok(0)
-    }),
-    partial(nr::SCHED_GETAFFINITY, sched_getaffinity, "all CPUs"),
 ];
 
 fn clone(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
@@ -112,18 +104,6 @@ fn exec(t: &mut Current, dirfd: u64, name: u64, argv: u64, envp: u64, flags: i32
     Ok(0)
 }
 
-fn rusage(used: Used) -> Rusage {
-    let timeval = |ns: u64| [(ns / 1_000_000_000).cast_signed(), (ns % 1_000_000_000 / 1000).cast_signed()];
-    let mut rest = [0; 14];
-    // ru_maxrss in KiB, ru_minflt, ru_majflt, ru_nvcsw: the others are never counted, or not known.
-    for (at, value) in [(0, used.max_resident / 1024), (4, used.minor_faults), (5, used.major_faults), (12, used.switches)] {
-        if let Some(slot) = rest.get_mut(at) {
-            *slot = value.cast_signed();
-        }
-    }
-    Rusage { utime: timeval(used.user), stime: timeval(used.system), rest }
-}
-
 fn wait4(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let options = int(a[2]);
     if options & !(c::WNOHANG | c::WUNTRACED | c::WCONTINUED | c::__WALL | c::__WCLONE | c::__WNOTHREAD) != 0 {
@@ -172,43 +152,6 @@ fn waitid(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     Ok(0)
 }
 
-fn prlimit(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let [pid, resource, new, old, ..] = a;
-    if int(pid) != 0 && int(pid) != t.task.group.pid {
-        return Err(if t.task.kernel.group(int(pid)).is_some() { Errno::EPERM } else { Errno::ESRCH });
-    }
-    let index = usize::try_from(int(resource)).ok().filter(|index| *index < 16).ok_or(Errno::EINVAL)?;
-    let new: Option<Rlimit> = if new == 0 { None } else { Some(t.mm.read_obj(new)?) };
-    let before = {
-        let mut limits = t.task.group.limits.lock();
-        let slot = limits.get_mut(index).ok_or(Errno::EINVAL)?;
-        let before = *slot;
-        if let Some(new) = new {
-            if new.cur > new.max {
-                return Err(Errno::EINVAL);
-            }
-            *slot = new;
-        }
-        before
-    };
-    if old != 0 {
-        t.mm.write_obj(old, &before)?;
-    }
-    Ok(0)
-}
-
-fn getrusage(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let group = &t.task.group;
-    let used = match int(a[0]) {
-        c::RUSAGE_SELF => group.used(),
-        c::RUSAGE_CHILDREN => group.usage.lock().children,
-        c::RUSAGE_THREAD => group.used(),
-        _ => return Err(Errno::EINVAL),
-    };
-    t.mm.write_obj(a[1], &rusage(used))?;
-    Ok(0)
-}
-
 fn arch_prctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     const ARCH_SET_FS: i32 = 0x1002;
     const ARCH_GET_FS: i32 = 0x1003;
@@ -228,17 +171,4 @@ fn arch_prctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         }
         _ => Err(Errno::EINVAL),
     }
-}
-
-fn sched_getaffinity(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let cpus = t.task.kernel.quota.cpus().min(64);
-    if int(a[0]) != 0 && t.task.kernel.task(int(a[0])).is_none() {
-        return Err(Errno::ESRCH);
-    }
-    if a[1] < 8 || !a[1].is_multiple_of(8) {
-        return Err(Errno::EINVAL);
-    }
-    let mask = if cpus == 64 { u64::MAX } else { (1 << cpus) - 1 };
-    t.mm.write_obj(a[2], &mask)?;
-    Ok(8)
 }

@@ -111,7 +111,7 @@ impl Current {
                 return Ok(answer);
             }
             if let Err(errno) = self.sleep(None) {
-                if received && notifier.wait_killable && self.task.group.ending().is_none() {
+                if received && notifier.wait_killable && !self.task.killed() {
                     // The token that woke us is taken: wait for the next.
                     self.task.parker.park(None);
                     continue;

@@ -14,6 +14,7 @@ mod mem;
 mod membarrier;
 mod path;
 mod process;
+mod sched;
 mod seccomp;
 mod signal;
 mod socket;
@@ -35,6 +36,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         membarrier::CASES,
         path::CASES,
         process::CASES,
+        sched::CASES,
         seccomp::CASES,
         signal::CASES,
         socket::CASES,
