@@ -11,6 +11,9 @@ use vfs::{FileOps, Inode, NewNode};
 /// Devices with major number 1: name, minor number.
 const MEMORY: &[(&str, u64)] = &[("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)];
 
+/// /dev/zero's minor number.
+const ZERO: u64 = 5;
+
 struct MemoryDevice(u64);
 
 impl FileOps for MemoryDevice {
@@ -40,6 +43,10 @@ impl FileOps for MemoryDevice {
 
     fn pinned(&self) -> bool {
         true
+    }
+
+    fn maps_memory(&self) -> bool {
+        self.0 == ZERO
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod cpuinfo;
+mod memory;
 mod process;
 mod status;
 mod system;

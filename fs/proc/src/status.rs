@@ -11,6 +11,7 @@ use auth::Credentials;
 use mm::{ImageInfo, MapInfo};
 use usermem::{PAGE_SIZE, UserMemoryExt};
 
+use crate::memory::{self, map_lines};
 use crate::process::View;
 use crate::{Proc, TICK};
 
@@ -30,17 +31,19 @@ pub struct TextFile {
 /// All of them.
 pub static FILES: &[TextFile] = &[
     TextFile { name: "stat", number: 0, make: stat },
-    TextFile { name: "statm", number: 1, make: statm },
+    TextFile { name: "statm", number: 1, make: memory::statm },
     TextFile { name: "status", number: 2, make: status },
     TextFile { name: "cmdline", number: 3, make: |_, view| Ok(strings(view, |info| info.args.clone())) },
     TextFile { name: "environ", number: 4, make: |_, view| Ok(strings(view, |info| info.env.clone())) },
     TextFile { name: "comm", number: 5, make: comm_file },
-    TextFile { name: "maps", number: 6, make: maps },
+    TextFile { name: "maps", number: 6, make: memory::maps },
     TextFile { name: "auxv", number: 7, make: |_, view| Ok(info(view).auxv) },
     TextFile { name: "mounts", number: 8, make: mounts },
     TextFile { name: "mountinfo", number: 9, make: mountinfo },
     TextFile { name: "limits", number: 10, make: limits },
     TextFile { name: "cgroup", number: 11, make: |_, _| Ok(b"0::/\n".to_vec()) },
+    TextFile { name: "smaps", number: 12, make: memory::smaps },
+    TextFile { name: "smaps_rollup", number: 13, make: memory::smaps_rollup },
 ];
 
 /// State letter and word.
@@ -116,29 +119,12 @@ fn info(view: &View) -> ImageInfo {
     view.mm().map(|mm| mm.info.lock().clone()).unwrap_or_default()
 }
 
-fn map_lines(view: &View) -> Vec<MapInfo> {
-    let mut lines = view.mm().map(|mm| mm.maps()).unwrap_or_default();
-    lines.sort_by_key(|line| line.range.start);
-    lines
-}
-
 fn writable(map: &MapInfo) -> bool {
     map.prot.bits() & 2 != 0
 }
 
 fn executable(map: &MapInfo) -> bool {
     map.prot.bits() & 4 != 0
-}
-
-/// Bytes of the mappings that `which` picks.
-fn sum(maps: &[MapInfo], which: impl Fn(&MapInfo) -> bool) -> u64 {
-    let sizes = maps.iter().filter(|map| which(map));
-    sizes.map(|map| map.range.end.saturating_sub(map.range.start)).fold(0, u64::saturating_add)
-}
-
-/// Size of the address space and of what is there of it.
-fn usage(view: &View) -> (u64, u64) {
-    view.mm().map_or((0, 0), |mm| mm.usage())
 }
 
 fn stat(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
@@ -153,7 +139,8 @@ fn stat(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     let heap = named(b"[heap]", &any);
     // Where the vectors start was not kept: the strings are right above them.
     let stack = if image.args.start == 0 { named(b"[stack]", &any).end } else { image.args.start };
-    let (size, resident) = usage(view);
+    let usage = memory::usage(view).unwrap_or_default();
+    let (size, resident) = (usage.totals.all, usage.resident());
     // Only the process's time is known: it shows once in all threads.
     let (used, children) = if view.id == group.pid { (group.used(), group.usage.lock().children) } else { Default::default() };
     let since = group.started.saturating_sub(proc.kernel.started);
@@ -192,14 +179,6 @@ fn stat(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     let _ = writeln!(rest, " {} {} {} {} {status}", args.start, args.end, env.start, env.end);
     out.extend(rest.into_bytes());
     Ok(out)
-}
-
-fn statm(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
-    let ((size, resident), maps) = (usage(view), map_lines(view));
-    let text = sum(&maps, executable) / PAGE_SIZE;
-    let data = sum(&maps, |map| writable(map) && !map.shared) / PAGE_SIZE;
-    let (size, resident) = (size / PAGE_SIZE, resident / PAGE_SIZE);
-    Ok(format!("{size} {resident} 0 {text} 0 {data} 0\n").into_bytes())
 }
 
 /// Who a task is; of one that has ended, nobody knows.
@@ -243,14 +222,7 @@ fn status(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     let _ = write!(rest, "Pid:\t{}\nPPid:\t{}\nTracerPid:\t0\n", view.id, parent(view));
     let who = credentials(proc, view);
     rest.push_str(&identity(proc, &who));
-    if view.mm().is_some() {
-        let ((size, resident), maps) = (usage(view), map_lines(view));
-        let data = sum(&maps, |map| writable(map) && !map.shared && map.name != "[stack]");
-        let lines = [("VmSize", size), ("VmRSS", resident), ("VmData", data), ("VmStk", sum(&maps, |map| map.name == "[stack]"))];
-        for (name, bytes) in lines {
-            let _ = writeln!(rest, "{name}:\t{:>8} kB", bytes / 1024);
-        }
-    }
+    rest.push_str(&memory::status_lines(view));
     let _ = writeln!(rest, "Threads:\t{}", view.tasks.len().max(1));
     let sets = signals(view);
     let sets = [
@@ -292,28 +264,6 @@ fn strings(view: &View, range: impl Fn(&ImageInfo) -> Range<u64>) -> Vec<u8> {
         at = next;
     }
     text
-}
-
-fn maps(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
-    let mut out = String::new();
-    for map in map_lines(view) {
-        let bits = map.prot.bits();
-        let letter = |bit: u32, letter: char| if bits & bit != 0 { letter } else { '-' };
-        let (r, w, x) = (letter(1, 'r'), letter(2, 'w'), letter(4, 'x'));
-        let shared = if map.shared { 's' } else { 'p' };
-        let (major, minor) = (c::major(map.dev), c::minor(map.dev));
-        let line = format!(
-            "{:08x}-{:08x} {r}{w}{x}{shared} {:08x} {major:02x}:{minor:02x} {} ",
-            map.range.start, map.range.end, map.offset, map.ino
-        );
-        let name = map.name.replace('\n', "\\012");
-        if name.is_empty() {
-            let _ = writeln!(out, "{line}");
-        } else {
-            let _ = writeln!(out, "{line:<73}{name}");
-        }
-    }
-    Ok(out.into_bytes())
 }
 
 /// Mount points that may be there, and their types.

@@ -108,25 +108,28 @@ fn hostname(proc: &Proc) -> SysResult<Vec<u8>> {
     Ok(name)
 }
 
-fn meminfo(proc: &Proc) -> SysResult<Vec<u8>> {
+fn meminfo(_: &Proc) -> SysResult<Vec<u8>> {
     let info = rustix::system::sysinfo();
-    let kib = |units: u64| units.saturating_mul(info.mem_unit.max(1).into()) / 1024;
-    let total = proc.kernel.quota.memory_of(kib(info.totalram).saturating_mul(1024)) / 1024;
+    let bytes = |units: u64| units.saturating_mul(info.mem_unit.max(1).into());
+    let (total, free) = usermem::budget::total_and_free();
+    // With a limit, what else the machine has is none of the sandbox's.
+    let limited = total < bytes(info.totalram);
+    let host = |units: u64| if limited { 0 } else { bytes(units) };
     let lines = [
         ("MemTotal", total),
-        ("MemFree", kib(info.freeram).min(total)),
-        ("MemAvailable", kib(info.freeram.saturating_add(info.bufferram)).min(total)),
-        ("Buffers", kib(info.bufferram).min(total)),
+        ("MemFree", free),
+        ("MemAvailable", free.saturating_add(host(info.bufferram))),
+        ("Buffers", host(info.bufferram)),
         // sysinfo(2) doesn't tell these.
         ("Cached", 0),
         ("SwapCached", 0),
-        ("SwapTotal", kib(info.totalswap)),
-        ("SwapFree", kib(info.freeswap)),
-        ("Shmem", kib(info.sharedram).min(total)),
+        ("SwapTotal", host(info.totalswap)),
+        ("SwapFree", host(info.freeswap)),
+        ("Shmem", host(info.sharedram)),
     ];
     let mut out = String::new();
-    for (name, kib) in lines {
-        let _ = writeln!(out, "{:<16}{:>8} kB", format!("{name}:"), kib);
+    for (name, bytes) in lines {
+        let _ = writeln!(out, "{:<16}{:>8} kB", format!("{name}:"), bytes / 1024);
     }
     text(out)
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use abi::structs::Timespec;
 use abi::{Errno, SysResult};
-use rustix::fs::{FallocateFlags, MemfdFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, SeekFrom};
 use sync::Mutex;
 use usermem::{Access, HostFile, IoBuf, Segment};
 use vfs::{Attr, FileOps};
@@ -48,9 +48,9 @@ fn now() -> Timespec {
 
 impl Regular {
     pub fn new() -> SysResult<Arc<Self>> {
-        let fd = rustix::fs::memfd_create("tmpfs", MemfdFlags::CLOEXEC)?;
+        let file = HostFile::memory("tmpfs", 0)?;
         let (size, uses) = (AtomicU64::new(0), AtomicU32::new(0));
-        Ok(Arc::new(Self { file: HostFile::new(fd, true), size, mtime: Mutex::new(now()), uses }))
+        Ok(Arc::new(Self { file, size, mtime: Mutex::new(now()), uses }))
     }
 
     /// The window on a piece of it, if it is worth one.

@@ -125,7 +125,7 @@ pub fn map(mm: &MemoryManager, file: &Executable, elf: &Elf, hint: Option<u64>) 
     let span = last.and_then(|last| last.checked_sub(first)).ok_or(Errno::ENOEXEC)?;
     let align = elf.segments.iter().map(|segment| segment.align).filter(|align| align.is_power_of_two()).max();
     let align = align.unwrap_or(PAGE_SIZE).clamp(PAGE_SIZE, 1 << 30);
-    let request = |addr, len, prot, flags, file, name| MapRequest { addr, len, prot, flags, file, name };
+    let request = |addr, len, prot, flags, file, name| MapRequest { addr, len, prot, flags, file, name, ..MapRequest::default() };
     // Room for all of it first: segments then can't hit anything else.
     let start = if elf.fixed {
         mm.mmap(request(first, span, Prot::empty(), MmapFlags::NO_REPLACE, None, ""))?

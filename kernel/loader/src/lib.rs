@@ -66,7 +66,7 @@ impl Executable {
         }
         let ops = dentry.inode().clone().open(c::O_RDONLY)?;
         let path = String::from_utf8_lossy(&dentry.path(root)).into_owned();
-        let mapped = MappedFile { file: ops.host_file()?, path: path.into(), dev: attr.dev, ino: attr.ino };
+        let mapped = MappedFile { file: ops.host_file()?, path: path.into(), dev: attr.dev, ino: attr.ino, writers: None };
         Ok(Self { ops, mapped })
     }
 

@@ -54,8 +54,8 @@ pub fn build(
         len: size,
         prot: Prot::READ | Prot::WRITE,
         flags: MmapFlags::FIXED | MmapFlags::GROWS_DOWN,
-        file: None,
         name: "[stack]",
+        ..MapRequest::default()
     })?;
     let mut strings = Strings { top: (top - 8 - text as u64) & !15, bytes: Vec::with_capacity(text) };
     let random_at = strings.push(random.get(..16).unwrap_or_default());

@@ -5,7 +5,8 @@ use platform::Prot;
 use smallvec::SmallVec;
 use usermem::{Access, FutexKey, PAGE_SIZE, Segment, UserMemory, page_down};
 
-use crate::{MemoryManager, State};
+use crate::vma::VmaFlags;
+use crate::{MemoryManager, Shown, State};
 
 /// Pieces handed out at once.
 const MAX_SEGMENTS: usize = 64;
@@ -17,14 +18,23 @@ impl MemoryManager {
             return Err(Errno::EFAULT);
         }
         let page = page_down(addr);
+        let write = access == Access::Write;
+        let needed = if write { Prot::WRITE } else { Prot::READ };
+        if let Some((range, vma)) = state.vmas.get(addr)
+            && vma.access().contains(needed)
+            && !vma.shared()
+            && let Some((run, present)) = state.pages.get(addr)
+            && (!write || present.shown == Shown::Writable)
+        {
+            // Nothing has to change: the usual case.
+            return self.arena.file.segment(present.frame + (addr - run.start), len.min(run.end.min(range.end) - addr));
+        }
         let (range, vma) = self.find_or_grow(state, page).ok_or(Errno::EFAULT)?;
-        let needed = if access == Access::Write { Prot::WRITE } else { Prot::READ };
         // x86 can't map for writing only.
         let allowed = vma.prot.contains(needed) || vma.prot.contains(Prot::WRITE);
-        if !allowed {
+        if !allowed || vma.flags.contains(VmaFlags::GUARD) {
             return Err(Errno::EFAULT);
         }
-        let write = access == Access::Write;
         // A page that isn't there at all need not be mapped now: the guest's own fault will. One that is there but changes must be.
         match self.bring_in(state, page, &range, &vma, write, false)? {
             Some(frame) => {
@@ -34,13 +44,13 @@ impl MemoryManager {
                 self.arena.file.segment(frame + (addr - page), len.min(reach - (addr - page)))
             }
             None => {
-                let (file, offset) = vma.file.as_ref().ok_or(Errno::EFAULT)?;
-                if write && !file.file.writable() {
+                let (backing, offset) = vma.file.as_ref().ok_or(Errno::EFAULT)?;
+                if write && !backing.file().writable() {
                     return Err(Errno::EFAULT);
                 }
-                let next = if vma.shared { range.end } else { state.pages.next(page).map_or(range.end, |(run, _)| run.start) };
+                let next = if vma.shared() { range.end } else { state.pages.next(page).map_or(range.end, |(run, _)| run.start) };
                 let end = range.end.min(next);
-                file.file.segment(offset + (addr - range.start), len.min(end - addr))
+                backing.file().segment(offset + (addr - range.start), len.min(end - addr))
             }
         }
     }
@@ -57,6 +67,8 @@ impl UserMemory for MemoryManager {
         if len == 0 {
             return f(&[]);
         }
+        // What is found stays where it is until all is done, though another thread unmaps it.
+        let _inside = self.grace.enter();
         let mut segments = SmallVec::<[Segment; 8]>::new();
         let mut state = self.state.lock();
         let mut done = 0u64;
@@ -83,7 +95,8 @@ impl UserMemory for MemoryManager {
         let (range, vma) = self.find_or_grow(&mut state, page_down(addr)).ok_or(Errno::EFAULT)?;
         match &vma.file {
             // What is mapped privately is the file's as long as it can't be written to.
-            Some((file, offset)) if vma.shared || !vma.prot.contains(Prot::WRITE) && state.pages.get(addr).is_none() => {
+            Some((backing, offset)) if vma.shared() || !vma.prot.contains(Prot::WRITE) && state.pages.get(addr).is_none() => {
+                let file = &backing.mapped;
                 Ok(FutexKey::Shared(file.dev, file.ino, offset + (addr - range.start)))
             }
             _ => Ok(FutexKey::Unshared(self.id, addr)),

@@ -1,11 +1,11 @@
 //! Memory for anonymous and copied pages: frames of a sparse memory file, counted by reference.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use abi::{Errno, SysResult};
 use sync::Mutex;
-use usermem::{HostFile, PAGE_SIZE};
+use usermem::{HostFile, PAGE_SIZE, budget};
 
 /// Frames of one arena at most: 256 GiB.
 const MAX_FRAMES: usize = 64 << 20;
@@ -14,8 +14,22 @@ const MAX_FRAMES: usize = 64 << 20;
 struct State {
     /// References to each frame.
     refs: Vec<u32>,
-    /// Free frames below the end: start and count.
+    /// Free frames below the end: start and count, and the other way round.
     free: BTreeMap<usize, usize>,
+    by_size: BTreeSet<(usize, usize)>,
+}
+
+impl State {
+    fn add_free(&mut self, start: usize, count: usize) {
+        self.free.insert(start, count);
+        self.by_size.insert((count, start));
+    }
+
+    fn take_free(&mut self, start: usize) -> Option<usize> {
+        let count = self.free.remove(&start)?;
+        self.by_size.remove(&(count, start));
+        Some(count)
+    }
 }
 
 /// A family of address spaces (related by fork) has one.
@@ -37,25 +51,33 @@ impl Arena {
     /// # Errors
     /// `ENOMEM`
     pub fn allocate(&self, pages: u64) -> SysResult<(u64, u64)> {
+        let want = usize::try_from(pages).ok().filter(|want| *want > 0).ok_or(Errno::ENOMEM)?;
+        budget::grant(pages * PAGE_SIZE)?;
         let mut state = self.state.lock();
-        let want = usize::try_from(pages).map_err(|_| Errno::ENOMEM)?;
-        // The first piece that is large enough, else new frames: contiguity saves mappings.
-        let found = state.free.iter().find(|(_, count)| **count >= want).map(|(start, count)| (*start, *count));
+        // The smallest piece that is large enough, else new frames: contiguity saves mappings.
+        let found = state.by_size.range((want, 0)..).next().copied();
+        let room = state.refs.len().checked_add(want).is_some_and(|end| end <= MAX_FRAMES);
         let (start, count) = match found {
-            Some((start, count)) => {
-                state.free.remove(&start);
+            Some((count, start)) => {
+                state.take_free(start);
                 if count > want {
-                    state.free.insert(start + want, count - want);
+                    state.add_free(start + want, count - want);
                 }
                 (start, want)
             }
-            None if state.refs.len() + want <= MAX_FRAMES => {
+            None if room => {
                 let start = state.refs.len();
                 state.refs.resize(start + want, 0);
                 (start, want)
             }
             None => {
-                let (start, count) = state.free.pop_first().ok_or(Errno::ENOMEM)?;
+                let largest = state.by_size.last().copied();
+                let Some((count, start)) = largest else {
+                    budget::give_back(pages * PAGE_SIZE);
+                    return Err(Errno::ENOMEM);
+                };
+                state.take_free(start);
+                budget::give_back((want - count) as u64 * PAGE_SIZE);
                 (start, count)
             }
         };
@@ -63,11 +85,14 @@ impl Arena {
         Ok((start as u64 * PAGE_SIZE, count as u64))
     }
 
-    /// Another reference to each frame of a range.
-    pub fn retain(&self, offset: u64, len: u64) {
-        let (start, count) = ((offset / PAGE_SIZE) as usize, (len / PAGE_SIZE) as usize);
-        if let Some(refs) = self.state.lock().refs.get_mut(start..start + count) {
-            refs.iter_mut().for_each(|count| *count = count.saturating_add(1));
+    /// Another reference to each frame of the ranges (offset and bytes).
+    pub fn retain(&self, ranges: impl Iterator<Item = (u64, u64)>) {
+        let mut state = self.state.lock();
+        for (offset, len) in ranges {
+            let (start, count) = ((offset / PAGE_SIZE) as usize, (len / PAGE_SIZE) as usize);
+            if let Some(refs) = state.refs.get_mut(start..start + count) {
+                refs.iter_mut().for_each(|count| *count = count.saturating_add(1));
+            }
         }
     }
 
@@ -93,17 +118,27 @@ impl Arena {
             return;
         }
         self.file.punch(from as u64 * PAGE_SIZE, (to - from) as u64 * PAGE_SIZE);
+        budget::give_back((to - from) as u64 * PAGE_SIZE);
         let (mut start, mut end) = (from, to);
         if let Some((before, len)) = state.free.range(..from).next_back().map(|(a, b)| (*a, *b))
             && before + len == from
         {
-            state.free.remove(&before);
+            state.take_free(before);
             start = before;
         }
-        if let Some(len) = state.free.remove(&to) {
+        if let Some(len) = state.take_free(to) {
             end += len;
         }
-        state.free.insert(start, end - start);
+        state.add_free(start, end - start);
+    }
+
+    /// How often the frame at `offset` is referenced, and how many bytes from there, of `len`, are so as well.
+    pub fn references(&self, offset: u64, len: u64) -> (u32, u64) {
+        let (start, count) = ((offset / PAGE_SIZE) as usize, (len / PAGE_SIZE) as usize);
+        let state = self.state.lock();
+        let refs = state.refs.get(start..start + count).unwrap_or_default();
+        let first = refs.first().copied().unwrap_or(0);
+        (first, refs.iter().take_while(|refs| **refs == first).count() as u64 * PAGE_SIZE)
     }
 
     /// How many bytes from `offset`, of `len`, are referenced once (or more than once), and which it is.
@@ -117,6 +152,13 @@ impl Arena {
     }
 }
 
+impl Drop for Arena {
+    fn drop(&mut self) {
+        let granted = self.state.get_mut().refs.iter().filter(|refs| **refs > 0).count();
+        budget::give_back(granted as u64 * PAGE_SIZE);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,12 +167,13 @@ mod tests {
     fn frames_are_freed_when_the_last_reference_goes() {
         let arena = Arena::new().unwrap();
         let (a, _) = arena.allocate(4).unwrap();
-        arena.retain(a + PAGE_SIZE, PAGE_SIZE);
+        arena.retain([(a + PAGE_SIZE, PAGE_SIZE)].into_iter());
         arena.release(a, 4 * PAGE_SIZE);
         assert_eq!(arena.exclusive_run(a + PAGE_SIZE, PAGE_SIZE), (true, PAGE_SIZE));
         assert_eq!(arena.state.lock().free, BTreeMap::from([(0, 1), (2, 2)]));
         arena.release(a + PAGE_SIZE, PAGE_SIZE);
         assert_eq!(arena.state.lock().free, BTreeMap::from([(0, 4)]));
         assert_eq!(arena.allocate(4).unwrap(), (a, 4));
+        assert!(arena.state.lock().by_size.is_empty());
     }
 }

@@ -5,81 +5,68 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod advise;
 mod arena;
 mod fault;
+mod grace;
 mod guard;
 mod hole;
+mod lock;
 mod map;
 mod patch;
+mod protect;
+mod remap;
+mod usage;
+mod vma;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::SysResult;
 use auth::UserNamespace;
 use platform::{AddressSpace, Platform, Prot};
 use rangemap::{Piece, RangeMap};
 use sync::Mutex;
-use usermem::{HostFile, PAGE_SIZE};
+use usermem::PAGE_SIZE;
 
-pub use fault::FaultSignal;
+pub use fault::Fault;
 pub use guard::Dumpable;
-pub use map::{MapRequest, MmapFlags};
+pub use map::{Limits, MapRequest, MmapFlags};
+pub use usage::{MapInfo, Residency, Usage};
+pub use vma::{MappedFile, Policy, Totals};
 
 use crate::arena::Arena;
+use crate::grace::Grace;
 use crate::guard::Guard;
 use crate::patch::Patches;
+use crate::vma::{Backing, VmaFlags, Vmas};
 
 /// Mappings of one address space at most (vm.max_map_count).
 const MAX_MAPS: usize = 65530;
-/// How far a stack grows (RLIMIT_STACK's usual default).
+/// How far a stack grows unless told otherwise (RLIMIT_STACK's usual default).
 const STACK_LIMIT: u64 = 8 << 20;
+/// Left to the stack above where mappings are placed.
+const STACK_ROOM: u64 = 4 << 30;
+/// Bits of chance, in pages, in where mappings are placed (`vm.mmap_rnd_bits`).
+const RANDOM_BITS: u32 = 28;
 
-/// A file as mapped.
-#[derive(Clone)]
-pub struct MappedFile {
-    pub file: Arc<HostFile>,
-    /// For /proc/pid/maps.
-    pub path: Arc<str>,
-    pub dev: u64,
-    pub ino: u64,
-}
-
-/// A mapping.
-#[derive(Clone)]
-struct Vma {
-    prot: Prot,
-    shared: bool,
-    grows_down: bool,
-    /// File and offset; anonymous private memory has none. Shared anonymous memory is a memory file.
-    file: Option<(MappedFile, u64)>,
-    name: &'static str,
-}
-
-impl Piece for Vma {
-    fn advance(&mut self, by: u64) {
-        if let Some((_, offset)) = &mut self.file {
-            *offset += by;
-        }
-    }
-
-    fn continues(&self, len: u64, next: &Self) -> bool {
-        let same_file = match (&self.file, &next.file) {
-            (None, None) => true,
-            (Some((a, at)), Some((b, next_at))) => Arc::ptr_eq(&a.file, &b.file) && at.checked_add(len) == Some(*next_at),
-            _ => false,
-        };
-        same_file && (self.prot, self.shared, self.grows_down, self.name) == (next.prot, next.shared, next.grows_down, next.name)
-    }
+/// What the guest's page tables hold of private pages, or will once queued operations have been applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    /// Nothing.
+    No,
+    /// Something that can't be written: protection doesn't allow it, or a write must make a copy first.
+    ReadOnly,
+    /// Something that can be written; no other address space has these frames then.
+    Writable,
 }
 
 /// Private frames.
 #[derive(Clone, Copy, Debug)]
 struct Page {
     frame: u64,
-    /// The guest has a host mapping of it.
-    mapped: bool,
+    shown: Shown,
 }
 
 impl Piece for Page {
@@ -88,18 +75,45 @@ impl Piece for Page {
     }
 
     fn continues(&self, len: u64, next: &Self) -> bool {
-        self.frame + len == next.frame && self.mapped == next.mapped
+        self.frame + len == next.frame && self.shown == next.shown
     }
+}
+
+/// What has been taken out of an address space and can't be given back yet.
+#[derive(Clone)]
+struct Dying {
+    /// The guest has it until the operation with this number has been applied.
+    seq: u64,
+    /// The sentry's own copies may use it until this epoch has passed.
+    epoch: u64,
+    what: Remains,
+}
+
+#[derive(Clone)]
+enum Remains {
+    Frames {
+        frame: u64,
+        len: u64,
+    },
+    /// Held for its sake only.
+    File {
+        _backing: Arc<Backing>,
+    },
 }
 
 #[derive(Clone, Default)]
 struct State {
-    vmas: RangeMap<Vma>,
+    vmas: Vmas,
     pages: RangeMap<Page>,
     brk: Range<u64>,
-    /// Frames to give back when the operation with this number has been applied: the guest maps them until then.
-    dying: Vec<(u64, u64, u64)>,
+    dying: Vec<Dying>,
     patches: Patches,
+    /// What mappings made from now on are besides what they are asked to be (mlockall(2), `MCL_FUTURE`).
+    future: VmaFlags,
+    /// Mappings are placed below.
+    top: u64,
+    /// The largest size so far.
+    peak: u64,
 }
 
 /// Where things are for /proc.
@@ -111,24 +125,19 @@ pub struct ImageInfo {
     pub auxv: Vec<u8>,
 }
 
-/// A line of /proc/pid/maps.
-#[derive(Clone, Debug)]
-pub struct MapInfo {
-    pub range: Range<u64>,
-    pub prot: Prot,
-    pub shared: bool,
-    pub offset: u64,
-    pub dev: u64,
-    pub ino: u64,
-    pub name: String,
-}
-
 /// An address space and its host counterpart.
 pub struct MemoryManager {
     id: u64,
     arena: Arc<Arena>,
     aspace: Arc<dyn AddressSpace>,
     state: Mutex<State>,
+    grace: Grace,
+    /// Something is in `State::dying`.
+    reapable: AtomicBool,
+    /// RLIMIT_STACK of the process.
+    stack_limit: AtomicU64,
+    /// The largest residency that anybody has asked for.
+    resident_peak: AtomicU64,
     pub info: Mutex<ImageInfo>,
     /// Kinds of barriers that this address space is registered for (`MEMBARRIER_CMD_REGISTER_*`).
     pub barriers: AtomicU32,
@@ -146,11 +155,20 @@ impl MemoryManager {
     /// # Errors
     /// `EAGAIN`, `ENOMEM` from the host.
     pub fn new(platform: &dyn Platform, user_ns: Arc<UserNamespace>) -> SysResult<Arc<Self>> {
+        let aspace = platform.new_address_space()?;
+        let mut random = [0; 8];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+        let shift = (u64::from_le_bytes(random) >> (64 - RANDOM_BITS)) * PAGE_SIZE;
+        let top = aspace.user_range().end - STACK_ROOM - shift;
         Ok(Arc::new(Self {
             id: next_id(),
             arena: Arena::new()?,
-            aspace: platform.new_address_space()?,
-            state: Mutex::default(),
+            aspace,
+            state: Mutex::new(State { top, ..State::default() }),
+            grace: Grace::default(),
+            reapable: AtomicBool::new(false),
+            stack_limit: AtomicU64::new(STACK_LIMIT),
+            resident_peak: AtomicU64::new(0),
             info: Mutex::default(),
             barriers: AtomicU32::new(0),
             guard: Guard::new(user_ns),
@@ -163,92 +181,127 @@ impl MemoryManager {
         &self.aspace
     }
 
+    /// How far stacks may grow from now on (RLIMIT_STACK).
+    pub fn set_stack_limit(&self, bytes: u64) {
+        self.stack_limit.store(bytes, Ordering::Relaxed);
+    }
+
     /// A copy for fork(2). Private pages become copy-on-write.
     ///
     /// # Errors
     /// `EAGAIN`, `ENOMEM` from the host.
     pub fn fork(&self) -> SysResult<Arc<Self>> {
         let mut state = self.state.lock();
-        for (range, vma) in state.vmas.iter().filter(|(_, vma)| !vma.shared && vma.prot.contains(Prot::WRITE)) {
-            for (part, page) in state.pages.within(range) {
-                if page.mapped {
-                    self.aspace.protect(part.start, part.end - part.start, vma.prot - Prot::WRITE);
-                }
-            }
-        }
-        let aspace = self.aspace.fork()?;
         self.reap(&mut state);
-        for (range, page) in state.pages.iter() {
-            self.arena.retain(page.frame, range.end - range.start);
-        }
+        self.write_protect(&mut state);
+        let aspace = self.aspace.fork()?;
         let mut copy = state.clone();
         copy.dying.clear();
+        copy.future = VmaFlags::empty();
+        for (part, vma) in state.vmas.iter().filter(|(_, vma)| vma.flags.intersects(NOT_INHERITED)) {
+            if vma.flags.contains(VmaFlags::DONT_FORK) {
+                copy.vmas.remove(part.clone());
+                copy.pages.remove(part.clone());
+                aspace.unmap(part.start, part.end - part.start);
+                continue;
+            }
+            if vma.flags.contains(VmaFlags::WIPE_ON_FORK) {
+                copy.pages.remove(part.clone());
+                aspace.unmap(part.start, part.end - part.start);
+            }
+            let mut vma = vma.clone();
+            vma.flags.remove(VmaFlags::LOCKED | VmaFlags::ON_FAULT);
+            copy.vmas.insert(part, vma);
+        }
+        copy.peak = copy.vmas.totals.all;
+        self.arena.retain(copy.pages.iter().map(|(range, page)| (page.frame, range.end - range.start)));
+        drop(state);
         Ok(Arc::new(Self {
             id: next_id(),
             arena: self.arena.clone(),
             aspace,
             state: Mutex::new(copy),
+            grace: Grace::default(),
+            reapable: AtomicBool::new(false),
+            stack_limit: AtomicU64::new(self.stack_limit.load(Ordering::Relaxed)),
+            resident_peak: AtomicU64::new(0),
             info: Mutex::new(self.info.lock().clone()),
             barriers: AtomicU32::new(self.barriers.load(Ordering::Relaxed)),
             guard: self.guard.clone(),
         }))
     }
 
-    /// Gives back what the guest no longer maps.
+    /// Takes from the guest what lets it write private pages: only what it can write now is touched.
+    fn write_protect(&self, state: &mut State) {
+        let writable: Vec<_> = state.pages.iter().filter(|(_, page)| page.shown == Shown::Writable).collect();
+        let writable: Vec<(Range<u64>, Page)> = writable.into_iter().map(|(range, page)| (range, *page)).collect();
+        // Neighbours with one protection go together, whatever frames they have.
+        let mut pending: Option<(Range<u64>, Prot)> = None;
+        let flush = |pending: Option<(Range<u64>, Prot)>| {
+            if let Some((range, prot)) = pending {
+                self.aspace.protect(range.start, range.end - range.start, prot - Prot::WRITE);
+            }
+        };
+        for (range, page) in writable {
+            for (part, vma) in state.vmas.within(range.clone()) {
+                match &mut pending {
+                    Some((range, prot)) if range.end == part.start && *prot == vma.prot => range.end = part.end,
+                    _ => flush(pending.replace((part, vma.prot))),
+                }
+            }
+            state.pages.insert(range, Page { shown: Shown::ReadOnly, ..page });
+        }
+        flush(pending);
+    }
+
+    /// Gives back what nobody uses any more.
     fn reap(&self, state: &mut State) {
         if state.dying.is_empty() {
             return;
         }
         let applied = self.aspace.applied();
-        state.dying.retain(|(seq, frame, len)| {
-            let done = *seq <= applied;
-            if done {
-                self.arena.release(*frame, *len);
+        state.dying.retain(|dying| {
+            let done = dying.seq <= applied && self.grace.passed(dying.epoch);
+            if done && let Remains::Frames { frame, len } = dying.what {
+                self.arena.release(frame, len);
             }
             !done
         });
+        self.reapable.store(!state.dying.is_empty(), Ordering::Relaxed);
+    }
+
+    /// Gives back what nobody uses any more, if there is any. Cheap when there is none: called on every way out of the guest.
+    pub fn tidy(&self) {
+        if self.reapable.load(Ordering::Relaxed) {
+            self.reap(&mut self.state.lock());
+        }
     }
 
     /// Forgets private pages of a range. The caller queues what takes them from the guest.
     fn drop_pages(&self, state: &mut State, range: Range<u64>) {
-        let parts = state.pages.remove(range);
-        let seq = self.aspace.queued() + 1;
-        state.dying.extend(parts.iter().map(|(part, page)| (seq, page.frame, part.end - part.start)));
-    }
-
-    /// Lines of /proc/pid/maps.
-    #[must_use]
-    pub fn maps(&self) -> Vec<MapInfo> {
-        let state = self.state.lock();
-        let mut lines: Vec<_> = state
-            .vmas
-            .iter()
-            .map(|(range, vma)| MapInfo {
-                range,
-                prot: vma.prot,
-                shared: vma.shared,
-                offset: vma.file.as_ref().map_or(0, |file| file.1),
-                dev: vma.file.as_ref().map_or(0, |file| file.0.dev),
-                ino: vma.file.as_ref().map_or(0, |file| file.0.ino),
-                name: vma.file.as_ref().map_or_else(|| vma.name.to_owned(), |file| file.0.path.to_string()),
-            })
-            .collect();
-        if let Some(range) = self.aspace.vdso() {
-            let range = range.start..usermem::page_up(range.end).unwrap_or(range.end);
-            let prot = Prot::READ | Prot::EXEC;
-            lines.push(MapInfo { range, prot, shared: false, offset: 0, dev: 0, ino: 0, name: "[vdso]".into() });
+        for (part, page) in state.pages.remove(range) {
+            self.bury(state, Remains::Frames { frame: page.frame, len: part.end - part.start });
         }
-        lines
     }
 
-    /// Bytes mapped and bytes of private pages.
-    #[must_use]
-    pub fn usage(&self) -> (u64, u64) {
-        let state = self.state.lock();
-        let sum = |total: u64, range: Range<u64>| total.saturating_add(range.end - range.start);
-        (state.vmas.iter().map(|(range, _)| range).fold(0, sum), state.pages.iter().map(|(range, _)| range).fold(0, sum))
+    /// Keeps what has been taken out until nobody can be using it.
+    fn bury(&self, state: &mut State, what: Remains) {
+        state.dying.push(Dying { seq: self.aspace.queued() + 1, epoch: self.grace.now(), what });
+        self.reapable.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes mappings out of a range; their pages are dealt with by the caller.
+    fn drop_vmas(&self, state: &mut State, range: Range<u64>) {
+        for (_, vma) in state.vmas.remove(range) {
+            if let Some((backing, _)) = vma.file {
+                self.bury(state, Remains::File { _backing: backing });
+            }
+        }
     }
 }
+
+/// What makes fork(2) treat a mapping in its own way.
+const NOT_INHERITED: VmaFlags = VmaFlags::DONT_FORK.union(VmaFlags::WIPE_ON_FORK).union(VmaFlags::LOCKED);
 
 impl Drop for MemoryManager {
     fn drop(&mut self) {
@@ -256,8 +309,10 @@ impl Drop for MemoryManager {
         for (range, page) in state.pages.iter() {
             self.arena.release(page.frame, range.end - range.start);
         }
-        for (_, frame, len) in &state.dying {
-            self.arena.release(*frame, *len);
+        for dying in &state.dying {
+            if let Remains::Frames { frame, len } = dying.what {
+                self.arena.release(frame, len);
+            }
         }
     }
 }

@@ -1,15 +1,18 @@
-//! mmap(2) and its family.
+//! mmap(2), munmap(2), brk(2).
 
 use std::ops::Range;
 
-use abi::{Errno, SysResult, c};
+use abi::{Errno, SysResult};
 use platform::Prot;
 use usermem::{HostFile, PAGE_SIZE};
 
-use crate::{MAX_MAPS, MappedFile, MemoryManager, State, Vma, pages_of};
+use crate::vma::{Backing, Vma, VmaFlags};
+use crate::{MAX_MAPS, MappedFile, MemoryManager, Policy, State, pages_of};
 
 /// End of user addresses on Linux (`TASK_SIZE`).
-const TASK_SIZE: u64 = 0x7fff_ffff_f000;
+pub(crate) const TASK_SIZE: u64 = 0x7fff_ffff_f000;
+/// Where `MAP_32BIT` maps.
+const LOW: Range<u64> = 0x4000_0000..0x8000_0000;
 
 /// Anonymous mappings up to this size are mapped at once: the operation rides on the call's own answer.
 const EAGER: u64 = 2 << 20;
@@ -22,22 +25,52 @@ bitflags::bitflags! {
         const FIXED = 2;
         const NO_REPLACE = 4;
         const GROWS_DOWN = 8;
+        const LOCKED = 16;
+        const POPULATE = 32;
+        const NO_RESERVE = 64;
+        /// `MAP_32BIT`
+        const LOW = 128;
+    }
+}
+
+/// Resource limits of who maps (getrlimit(2)), in bytes; none by default.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// RLIMIT_AS
+    pub address_space: u64,
+    /// RLIMIT_DATA
+    pub data: u64,
+    /// RLIMIT_MEMLOCK
+    pub locked: u64,
+    /// CAP_IPC_LOCK: RLIMIT_MEMLOCK doesn't count.
+    pub may_lock: bool,
+    /// More than this is never mapped writable at once: memory and swap of the machine (`vm.overcommit_memory` 0).
+    pub sane: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { address_space: u64::MAX, data: u64::MAX, locked: u64::MAX, may_lock: true, sane: u64::MAX }
     }
 }
 
 /// What mmap(2) is asked for.
+#[derive(Default)]
 pub struct MapRequest {
     pub addr: u64,
     pub len: u64,
     pub prot: Prot,
+    /// What mprotect(2) must not give later.
+    pub deny: Prot,
     pub flags: MmapFlags,
     pub file: Option<(MappedFile, u64)>,
     /// For /proc/pid/maps.
     pub name: &'static str,
+    pub limits: Limits,
 }
 
 impl MemoryManager {
-    fn user(&self, addr: u64, len: u64) -> Option<Range<u64>> {
+    pub(crate) fn user(&self, addr: u64, len: u64) -> Option<Range<u64>> {
         let end = addr.checked_add(len)?;
         let user = self.aspace.user_range();
         (addr >= user.start && end <= user.end).then_some(addr..end)
@@ -46,54 +79,120 @@ impl MemoryManager {
     /// Maps memory; returns where.
     ///
     /// # Errors
-    /// As mmap(2): `EINVAL`, `ENOMEM`, `EEXIST`.
+    /// As mmap(2): `EINVAL`, `ENOMEM`, `EEXIST`, `EOVERFLOW`, `EPERM`, `EAGAIN`.
     pub fn mmap(&self, request: MapRequest) -> SysResult<u64> {
         if request.len == 0 {
             return Err(Errno::EINVAL);
         }
-        let len = pages_of(request.len).filter(|len| *len > 0).ok_or(Errno::ENOMEM)?;
-        let mut file = request.file;
-        if let Some((_, offset)) = &file {
-            let end = offset.checked_add(len).ok_or(Errno::EOVERFLOW)?;
-            if end > i64::MAX.cast_unsigned() {
-                return Err(Errno::EOVERFLOW);
-            }
-        } else if request.flags.contains(MmapFlags::SHARED) {
-            let memory = HostFile::memory("shared", len)?;
-            let ino = memory.id();
-            file = Some((MappedFile { file: memory, path: "/dev/zero (deleted)".into(), dev: 1, ino }, 0));
+        let len = pages_of(request.len).filter(|len| *len > 0 && *len <= TASK_SIZE).ok_or(Errno::ENOMEM)?;
+        let flags = request.flags;
+        let shared = flags.contains(MmapFlags::SHARED);
+        if flags.contains(MmapFlags::GROWS_DOWN) && (shared || request.file.is_some()) {
+            return Err(Errno::EINVAL);
         }
+        let file = self.backing(&request, len)?;
         let mut state = self.state.lock();
         self.reap(&mut state);
         if state.vmas.len() >= MAX_MAPS {
             return Err(Errno::ENOMEM);
         }
-        let range = self.place(&state, request.addr, len, request.flags)?;
+        let range = self.place(&mut state, request.addr, len, flags)?;
+        let mut vma_flags = state.future;
+        vma_flags.set(VmaFlags::SHARED, shared);
+        vma_flags.set(VmaFlags::GROWS_DOWN, flags.contains(MmapFlags::GROWS_DOWN));
+        vma_flags.set(VmaFlags::NO_RESERVE, flags.contains(MmapFlags::NO_RESERVE));
+        if flags.contains(MmapFlags::LOCKED) {
+            vma_flags.insert(VmaFlags::LOCKED);
+        }
+        let (prot, deny) = (request.prot, request.deny);
+        let vma = Vma { prot, deny, flags: vma_flags, file, name: request.name, policy: Policy::default() };
+        Self::may_expand(&state, &range, &vma, &request.limits)?;
+        if vma.is_data() && !vma.flags.contains(VmaFlags::NO_RESERVE) && len > request.limits.sane {
+            return Err(Errno::ENOMEM);
+        }
         if !state.vmas.is_free(&range) {
+            Self::check_unsealed(&state, &range)?;
             self.clear(&mut state, range.clone());
         }
-        let vma = Vma {
-            prot: request.prot,
-            shared: request.flags.contains(MmapFlags::SHARED),
-            grows_down: request.flags.contains(MmapFlags::GROWS_DOWN),
-            file,
-            name: request.name,
-        };
         state.vmas.insert(range.clone(), vma.clone());
-        if vma.file.is_some() {
+        state.peak = state.peak.max(state.vmas.totals.all);
+        let locked = vma.flags.contains(VmaFlags::LOCKED) && !vma.flags.contains(VmaFlags::ON_FAULT);
+        if locked || flags.contains(MmapFlags::POPULATE) {
+            // What can't be brought in now is brought in when it is used.
+            let _ = self.populate(&mut state, range.clone());
+        } else if vma.file.is_some() {
             if !vma.prot.is_empty() {
                 self.map_range(&mut state, range.clone(), &vma);
             }
-        } else if len <= EAGER && vma.prot.contains(Prot::WRITE) && !vma.grows_down {
-            self.fill_anonymous(&mut state, range.start, &range, &vma, true)?;
+        } else if len <= EAGER && vma.prot.contains(Prot::WRITE) && !vma.flags.contains(VmaFlags::GROWS_DOWN) {
+            let _ = self.fill_anonymous(&mut state, range.start, &range, &vma, true);
         }
         Ok(range.start)
     }
 
-    fn place(&self, state: &State, addr: u64, len: u64, flags: MmapFlags) -> SysResult<Range<u64>> {
+    /// The file behind a new mapping; memory that is shared is a file of its own.
+    fn backing(&self, request: &MapRequest, len: u64) -> SysResult<Option<(std::sync::Arc<Backing>, u64)>> {
+        let shared = request.flags.contains(MmapFlags::SHARED);
+        if let Some((file, offset)) = &request.file {
+            let end = offset.checked_add(len).ok_or(Errno::EOVERFLOW)?;
+            if end > i64::MAX.cast_unsigned() {
+                return Err(Errno::EOVERFLOW);
+            }
+            let writes = shared && !request.deny.contains(Prot::WRITE);
+            return Ok(Some((Backing::new(file.clone(), writes), *offset)));
+        }
+        if !shared {
+            return Ok(None);
+        }
+        let memory = HostFile::memory("shared", len)?;
+        let ino = memory.id();
+        let file = MappedFile { file: memory, path: "/dev/zero (deleted)".into(), dev: 1, ino, writers: None };
+        Ok(Some((Backing::new(file, false), 0)))
+    }
+
+    /// Checks resource limits before `vma` is put on `range`, whatever is there now.
+    ///
+    /// # Errors
+    /// `ENOMEM`; `EPERM`, `EAGAIN` for locked memory.
+    pub(crate) fn may_expand(state: &State, range: &Range<u64>, vma: &Vma, limits: &Limits) -> SysResult<()> {
+        let len = range.end.saturating_sub(range.start);
+        let replaced: u64 = state
+            .vmas
+            .meeting(range.clone())
+            .map(|(part, _)| part.end.min(range.end).saturating_sub(part.start.max(range.start)))
+            .fold(0, u64::saturating_add);
+        let totals = &state.vmas.totals;
+        if totals.all.saturating_sub(replaced).saturating_add(len) > limits.address_space {
+            return Err(Errno::ENOMEM);
+        }
+        if vma.is_data() && totals.data.saturating_add(len) > limits.data {
+            return Err(Errno::ENOMEM);
+        }
+        if vma.flags.contains(VmaFlags::LOCKED) && !limits.may_lock {
+            if limits.locked == 0 {
+                return Err(Errno::EPERM);
+            }
+            if totals.locked.saturating_add(len) > limits.locked {
+                return Err(Errno::EAGAIN);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_unsealed(state: &State, range: &Range<u64>) -> SysResult<()> {
+        let sealed = state.vmas.meeting(range.clone()).any(|(_, vma)| vma.flags.contains(VmaFlags::SEALED));
+        if sealed { Err(Errno::EPERM) } else { Ok(()) }
+    }
+
+    pub(crate) fn place(&self, state: &mut State, addr: u64, len: u64, flags: MmapFlags) -> SysResult<Range<u64>> {
+        let user = self.aspace.user_range();
         if flags.intersects(MmapFlags::FIXED | MmapFlags::NO_REPLACE) {
             if !addr.is_multiple_of(PAGE_SIZE) {
                 return Err(Errno::EINVAL);
+            }
+            if addr < user.start {
+                // vm.mmap_min_addr, which nobody gets around here.
+                return Err(Errno::EPERM);
             }
             let range = self.user(addr, len).ok_or(Errno::ENOMEM)?;
             if flags.contains(MmapFlags::NO_REPLACE) && !state.vmas.is_free(&range) {
@@ -101,31 +200,33 @@ impl MemoryManager {
             }
             return Ok(range);
         }
+        let low = flags.contains(MmapFlags::LOW);
         let hint = usermem::page_down(addr);
         if hint != 0
             && let Some(range) = self.user(hint, len)
-            && state.vmas.is_free(&range)
+            && (!low || range.end <= LOW.end)
+            && state.vmas.has_room(&range)
         {
             return Ok(range);
         }
-        let user = self.aspace.user_range();
-        // The top is left to the stack.
-        let top = user.end - (1 << 32);
-        let start = state.vmas.gap_below(len, user.start..top).ok_or(Errno::ENOMEM)?;
-        Ok(start..start + len)
+        let within = if low { LOW } else { user.start..state.top };
+        let start = state.vmas.gap_below(len, within, !low);
+        // Above the usual place there is room as well, if nowhere else.
+        let start = start.or_else(|| if low { None } else { state.vmas.gap_below(len, user, false) });
+        start.map(|start| start..start + len).ok_or(Errno::ENOMEM)
     }
 
     /// Unmaps a range that may hold anything.
-    fn clear(&self, state: &mut State, range: Range<u64>) {
+    pub(crate) fn clear(&self, state: &mut State, range: Range<u64>) {
         self.drop_pages(state, range.clone());
-        state.vmas.remove(range.clone());
+        self.drop_vmas(state, range.clone());
         self.aspace.unmap(range.start, range.end - range.start);
     }
 
     /// Unmaps memory.
     ///
     /// # Errors
-    /// `EINVAL`
+    /// `EINVAL`; `ENOMEM` when a mapping would be cut in two and there are too many; `EPERM` for sealed ones.
     pub fn munmap(&self, addr: u64, len: u64) -> SysResult<()> {
         let len = pages_of(len).filter(|len| *len > 0).ok_or(Errno::EINVAL)?;
         if !addr.is_multiple_of(PAGE_SIZE) {
@@ -140,202 +241,16 @@ impl MemoryManager {
         }
         let mut state = self.state.lock();
         self.reap(&mut state);
-        if !state.vmas.is_free(&range) {
-            self.clear(&mut state, range);
-        }
-        Ok(())
-    }
-
-    /// Changes protection.
-    ///
-    /// # Errors
-    /// `EINVAL`; `ENOMEM` when part of the range isn't mapped; `EACCES` when the file does not allow it.
-    pub fn mprotect(&self, addr: u64, len: u64, prot: Prot) -> SysResult<()> {
-        if !addr.is_multiple_of(PAGE_SIZE) {
-            return Err(Errno::EINVAL);
-        }
-        let len = pages_of(len).ok_or(Errno::ENOMEM)?;
-        if len == 0 {
+        if state.vmas.is_free(&range) {
             return Ok(());
         }
-        let range = self.user(addr, len).ok_or(Errno::ENOMEM)?;
-        let mut state = self.state.lock();
-        self.reap(&mut state);
-        let parts = state.vmas.within(range.clone());
-        let mut at = range.start;
-        for (part, mut vma) in parts {
-            if part.start != at {
-                return Err(Errno::ENOMEM);
-            }
-            at = part.end;
-            if vma.shared && prot.contains(Prot::WRITE) && vma.file.as_ref().is_some_and(|(file, _)| !file.file.writable()) {
-                return Err(Errno::EACCES);
-            }
-            let was_mapped = vma.file.is_some() && !vma.prot.is_empty();
-            vma.prot = prot;
-            state.vmas.insert(part.clone(), vma.clone());
-            self.protect_part(&mut state, part, &vma, was_mapped);
-        }
-        if at == range.end { Ok(()) } else { Err(Errno::ENOMEM) }
-    }
-
-    /// Shows a new protection in the guest.
-    fn protect_part(&self, state: &mut State, part: Range<u64>, vma: &Vma, was_mapped: bool) {
-        let file_prot = if vma.shared { vma.prot } else { vma.prot - Prot::WRITE };
-        let protect = |range: Range<u64>, prot| self.aspace.protect(range.start, range.end - range.start, prot);
-        if vma.file.is_some() && !was_mapped {
-            self.map_range(state, part, vma);
-            return;
-        }
-        let mut at = part.start;
-        for (run, page) in state.pages.within(part.clone()) {
-            if at < run.start && was_mapped {
-                protect(at..run.start, file_prot);
-            }
-            at = run.end;
-            if !page.mapped {
-                continue;
-            }
-            let mut from = run.start;
-            while from < run.end {
-                let (exclusive, len) = self.arena.exclusive_run(page.frame + (from - run.start), run.end - from);
-                let to = from + len.clamp(PAGE_SIZE, run.end - from);
-                protect(from..to, if exclusive { vma.prot } else { vma.prot - Prot::WRITE });
-                from = to;
-            }
-        }
-        if at < part.end && was_mapped {
-            protect(at..part.end, file_prot);
-        }
-    }
-
-    /// Resizes or moves a mapping; returns where it is then.
-    ///
-    /// # Errors
-    /// As mremap(2): `EINVAL`, `EFAULT`, `ENOMEM`.
-    pub fn mremap(&self, old: u64, old_len: u64, new_len: u64, flags: i32, new_addr: u64) -> SysResult<u64> {
-        if flags & !(c::MREMAP_MAYMOVE | c::MREMAP_FIXED) != 0
-            || flags & c::MREMAP_FIXED != 0 && flags & c::MREMAP_MAYMOVE == 0
-            || !old.is_multiple_of(PAGE_SIZE)
-        {
-            return Err(Errno::EINVAL);
-        }
-        let old_len = pages_of(old_len).filter(|len| *len > 0).ok_or(Errno::EINVAL)?;
-        let new_len = pages_of(new_len).filter(|len| *len > 0).ok_or(Errno::EINVAL)?;
-        let old_range = self.user(old, old_len).ok_or(Errno::EFAULT)?;
-        let mut state = self.state.lock();
-        self.reap(&mut state);
-        let (whole, vma) = state.vmas.get(old).map(|(range, vma)| (range, vma.clone())).ok_or(Errno::EFAULT)?;
-        if whole.end < old_range.end {
-            return Err(Errno::EFAULT);
-        }
-        let mut moved = vma;
-        rangemap::Piece::advance(&mut moved, old - whole.start);
-        let fixed = flags & c::MREMAP_FIXED != 0;
-        if !fixed && new_len <= old_len {
-            if new_len < old_len {
-                self.clear(&mut state, old + new_len..old + old_len);
-            }
-            return Ok(old);
-        }
-        if !fixed
-            && let Some(grown) = self.user(old, new_len)
-            && whole.end == old_range.end
-            && state.vmas.is_free(&(old_range.end..grown.end))
-        {
-            state.vmas.insert(grown.clone(), moved.clone());
-            if moved.file.is_some() {
-                let mut tail = moved;
-                rangemap::Piece::advance(&mut tail, old_len);
-                self.map_range(&mut state, old_range.end..grown.end, &tail);
-            }
-            return Ok(old);
-        }
-        if flags & c::MREMAP_MAYMOVE == 0 {
+        Self::check_unsealed(&state, &range)?;
+        let cuts = state.vmas.get(range.start).is_some_and(|(whole, _)| whole.start < range.start && whole.end > range.end);
+        if cuts && state.vmas.len() >= MAX_MAPS {
             return Err(Errno::ENOMEM);
         }
-        let to = if fixed {
-            let to = self.user(new_addr, new_len).filter(|_| new_addr.is_multiple_of(PAGE_SIZE)).ok_or(Errno::EINVAL)?;
-            if to.start < old_range.end && old_range.start < to.end {
-                return Err(Errno::EINVAL);
-            }
-            self.clear(&mut state, to.clone());
-            to
-        } else {
-            self.place(&state, 0, new_len, MmapFlags::empty())?
-        };
-        let keep = old_len.min(new_len);
-        self.unpatch(&mut state, old_range.clone());
-        let pages = state.pages.remove(old..old + keep);
-        self.clear(&mut state, old_range);
-        state.vmas.insert(to.clone(), moved.clone());
-        for (run, mut page) in pages {
-            page.mapped = false;
-            state.pages.insert(to.start + (run.start - old)..to.start + (run.end - old), page);
-        }
-        if !moved.prot.is_empty() {
-            self.map_range(&mut state, to.clone(), &moved);
-        }
-        Ok(to.start)
-    }
-
-    /// Takes advice. Only `MADV_DONTNEED` changes anything; other known kinds are hints that need nothing done.
-    ///
-    /// # Errors
-    /// `EINVAL`, `ENOMEM`.
-    pub fn madvise(&self, addr: u64, len: u64, advice: i32) -> SysResult<()> {
-        if !addr.is_multiple_of(PAGE_SIZE) {
-            return Err(Errno::EINVAL);
-        }
-        let len = pages_of(len).ok_or(Errno::EINVAL)?;
-        let known = [
-            c::MADV_NORMAL,
-            c::MADV_RANDOM,
-            c::MADV_SEQUENTIAL,
-            c::MADV_WILLNEED,
-            c::MADV_DONTNEED,
-            c::MADV_FREE,
-            c::MADV_HUGEPAGE,
-            c::MADV_NOHUGEPAGE,
-            c::MADV_DONTDUMP,
-            c::MADV_DODUMP,
-            c::MADV_COLD,
-        ];
-        if !known.contains(&advice) {
-            return Err(Errno::EINVAL);
-        }
-        if len == 0 {
-            return Ok(());
-        }
-        let range = self.user(addr, len).ok_or(Errno::ENOMEM)?;
-        let mut state = self.state.lock();
-        self.reap(&mut state);
-        let parts = state.vmas.within(range.clone());
-        let covered: u64 = parts.iter().map(|(part, _)| part.end - part.start).sum();
-        if advice == c::MADV_DONTNEED {
-            for (part, vma) in &parts {
-                if vma.shared {
-                    continue;
-                }
-                self.drop_pages(&mut state, part.clone());
-                self.aspace.unmap(part.start, part.end - part.start);
-                if vma.file.is_some() && !vma.prot.is_empty() {
-                    self.map_range(&mut state, part.clone(), vma);
-                }
-            }
-        }
-        if covered == len { Ok(()) } else { Err(Errno::ENOMEM) }
-    }
-
-    /// Checks that a range is mapped, for calls that need nothing else (msync(2), mlock(2)).
-    ///
-    /// # Errors
-    /// `ENOMEM`, `EINVAL`.
-    pub fn check_mapped(&self, addr: u64, len: u64) -> SysResult<()> {
-        let len = pages_of(len).ok_or(Errno::EINVAL)?;
-        let range = self.user(addr, len).ok_or(Errno::ENOMEM)?;
-        let covered: u64 = self.state.lock().vmas.within(range).iter().map(|(part, _)| part.end - part.start).sum();
-        if covered == len { Ok(()) } else { Err(Errno::ENOMEM) }
+        self.clear(&mut state, range);
+        Ok(())
     }
 
     /// Sets where the heap starts, after loading an image.
@@ -344,9 +259,9 @@ impl MemoryManager {
     }
 
     /// Moves the end of the heap; returns where it is then, as brk(2) does.
-    pub fn brk(&self, end: u64) -> u64 {
+    pub fn brk(&self, end: u64, limits: Limits) -> u64 {
         let brk = self.state.lock().brk.clone();
-        if end < brk.start || brk.start == 0 {
+        if end < brk.start || brk.start == 0 || end - brk.start > limits.data {
             return brk.end;
         }
         let (Some(old_top), Some(new_top)) = (pages_of(brk.end), pages_of(end)) else { return brk.end };
@@ -356,8 +271,9 @@ impl MemoryManager {
                 len: new_top - old_top,
                 prot: Prot::READ | Prot::WRITE,
                 flags: MmapFlags::NO_REPLACE,
-                file: None,
                 name: "[heap]",
+                limits,
+                ..MapRequest::default()
             };
             self.mmap(request).map(drop)
         } else if new_top < old_top {

@@ -14,7 +14,8 @@ use abi::{Errno, SysResult};
 use platform::{Prot, TRAMPOLINE_LEN};
 use usermem::{PAGE_SIZE, page_down};
 
-use crate::{MemoryManager, State, Vma, hole};
+use crate::vma::{Vma, VmaFlags};
+use crate::{MemoryManager, Policy, State, hole};
 
 /// Bytes of `syscall`, and of the instruction before it or a near jump.
 const SYSCALL: u64 = 2;
@@ -66,7 +67,7 @@ impl MemoryManager {
         let mut state = self.state.lock();
         self.reap(&mut state);
         let (range, vma) = state.vmas.get(call).map(|(range, vma)| (range, vma.clone())).ok_or(Errno::EFAULT)?;
-        if vma.shared || vma.prot.contains(Prot::WRITE) || !vma.prot.contains(Prot::EXEC) || vma.name == NAME {
+        if vma.shared() || vma.prot.contains(Prot::WRITE) || !vma.prot.contains(Prot::EXEC) || vma.name == NAME {
             return Err(Errno::EINVAL);
         }
         if state.patches.sites.len() >= MAX_SITES {
@@ -164,8 +165,8 @@ impl MemoryManager {
         if let Some((run, page)) = state.pages.get(addr) {
             return self.arena.file.segment(page.frame + (addr - run.start), len)?.read(bytes);
         }
-        let (file, offset) = vma.file.as_ref().ok_or(Errno::EFAULT)?;
-        file.file.segment(offset + (addr - range.start), len)?.read(bytes)
+        let (backing, offset) = vma.file.as_ref().ok_or(Errno::EFAULT)?;
+        backing.file().segment(offset + (addr - range.start), len)?.read(bytes)
     }
 
     /// The frame of a page that is this address space's alone, copied if need be, and mapped.
@@ -238,10 +239,12 @@ impl MemoryManager {
         let (site, reach) = (page_down(site), page_down(REACH));
         let below = user.start.max(site.saturating_sub(reach))..site;
         let above = site + PAGE_SIZE..user.end.min(site.saturating_add(reach));
-        let gap = |within: Range<u64>| if within.start < within.end { state.vmas.gap_below(PAGE_SIZE, within) } else { None };
+        let mut gap = |within: Range<u64>| if within.is_empty() { None } else { state.vmas.gap_below(PAGE_SIZE, within, false) };
         let page = gap(below).or_else(|| gap(above)).ok_or(Errno::ENOMEM)?;
         let range = page..page + PAGE_SIZE;
-        let vma = Vma { prot: Prot::READ | Prot::EXEC, shared: false, grows_down: false, file: None, name: NAME };
+        let prot = Prot::READ | Prot::EXEC;
+        let flags = VmaFlags::empty();
+        let vma = Vma { prot, deny: Prot::empty(), flags, file: None, name: NAME, policy: Policy::default() };
         state.vmas.insert(range.clone(), vma.clone());
         self.fill_anonymous(state, page, &range, &vma, true)?;
         state.patches.pages.push((page, 0));

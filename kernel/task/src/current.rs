@@ -7,8 +7,8 @@ use abi::poll::PollEvents;
 use abi::signal::SigInfo;
 use abi::{Errno, SysResult, c};
 use auth::Credentials;
-use mm::MemoryManager;
-use platform::{Context, Exit, UserRegs};
+use mm::{Fault, MemoryManager};
+use platform::{Context, Exit, Prot, UserRegs};
 use sync::{MonotonicNs, Mutex, ParkResult, WaitQueue};
 use vfs::{FdTable, FsContext};
 
@@ -97,7 +97,9 @@ impl Current {
             {
                 return status;
             }
-            match self.ctx.switch(&mut self.regs) {
+            let exit = self.ctx.switch(&mut self.regs);
+            self.mm.tidy();
+            match exit {
                 Exit::Syscall { nr, args, hot } => {
                     if hot && !self.task.kernel.trace.is_on() {
                         // Sites that can't be rewritten stay as they are.
@@ -124,13 +126,10 @@ impl Current {
                 }
                 Exit::Fault { addr, access, signo, code, trapno, error_code } => {
                     self.task.faults.fetch_add(1, Ordering::Relaxed);
-                    if trapno == PAGE_FAULT && signo != c::SIGBUS && self.mm.handle_fault(addr, access, signo).is_ok() {
-                        continue;
-                    }
-                    let signal = self.mm.handle_fault(addr, access, signo);
-                    let info = match signal {
-                        Err(signal) if trapno == PAGE_FAULT => SigInfo::fault(signal.signo, signal.code, addr),
-                        _ => SigInfo::fault(signo, code, addr),
+                    let info = match self.page_fault(addr, access, signo, trapno) {
+                        Ok(()) => continue,
+                        Err(Some((signo, code))) => SigInfo::fault(signo, code, addr),
+                        Err(None) => SigInfo::fault(signo, code, addr),
                     };
                     let cr2 = if trapno == PAGE_FAULT { addr } else { self.trap.cr2 };
                     self.trap = Trap { number: trapno, error: error_code, cr2 };
@@ -146,6 +145,23 @@ impl Current {
                     self.task.group.end(c::SIGKILL);
                     return self.task.group.ending().unwrap_or(c::SIGKILL);
                 }
+            }
+        }
+    }
+
+    /// Brings in what the guest has touched; else the signal and code that it is to get, or none but the host's.
+    fn page_fault(&self, addr: u64, access: Prot, signo: i32, trapno: u64) -> Result<(), Option<(i32, i32)>> {
+        // Others are no page faults.
+        if trapno != PAGE_FAULT {
+            return Err(None);
+        }
+        self.mm.set_stack_limit(self.task.group.limit(c::RLIMIT_STACK));
+        match self.mm.handle_fault(addr, access, signo) {
+            Ok(()) => Ok(()),
+            Err(Fault::Signal { signo, code }) => Err(Some((signo, code))),
+            Err(Fault::OutOfMemory) => {
+                self.out_of_memory();
+                Ok(())
             }
         }
     }

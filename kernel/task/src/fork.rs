@@ -164,6 +164,7 @@ impl Current {
     ) -> Arc<Task> {
         let fds = if request.has(c::CLONE_FILES) { self.fds.share() } else { self.fds.fork() };
         let fs = if request.has(c::CLONE_FS) { self.fs.clone() } else { Arc::new(Mutex::new(self.fs_context())) };
+        let mempolicy = self.task.lock().mempolicy;
         let (comm, exe, mask, altstack, slack, scheduling, net) = {
             let shared = self.task.lock();
             (
@@ -182,6 +183,7 @@ impl Current {
         (shared.timer_slack, shared.default_timer_slack) = (slack, slack);
         shared.net = net;
         shared.scheduling = scheduling;
+        shared.mempolicy = mempolicy;
         if !request.has(c::CLONE_VM) || request.has(c::CLONE_VFORK) {
             shared.altstack = altstack;
         }

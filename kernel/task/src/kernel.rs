@@ -81,12 +81,7 @@ impl Quota {
     /// Limits memory to so many bytes.
     pub fn set_memory(&self, bytes: Option<u64>) {
         self.memory.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// Bytes of memory in all, which the host may have fewer of.
-    #[must_use]
-    pub fn memory_of(&self, host: u64) -> u64 {
-        self.memory.load(Ordering::Relaxed).min(host)
+        usermem::budget::set_limit(bytes.unwrap_or(u64::MAX));
     }
 
     /// Processors that programs see.

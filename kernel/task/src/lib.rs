@@ -17,6 +17,7 @@ mod group;
 mod jobs;
 mod kernel;
 mod net;
+mod oom;
 mod pending;
 mod sched;
 mod seccomp;

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use abi::nr;
 use abi::signal::{SigSet, SigStack};
 use auth::{Charge, Credentials};
-use mm::MemoryManager;
+use mm::{MemoryManager, Policy};
 use platform::Interrupter;
 use sync::{Mutex, MutexGuard, Parker, ThreadClock, WaitQueue};
 use vfs::{Dentry, FdTable, FsContext};
@@ -61,6 +61,8 @@ pub struct Shared {
     pub bell: Option<Arc<dyn Interrupter>>,
     pub clear_child_tid: u64,
     pub robust_list: (u64, u64),
+    /// set_mempolicy(2)
+    pub mempolicy: Policy,
     pub net: Arc<dyn NetNamespace>,
     pub(crate) halt: Halt,
 }
@@ -129,6 +131,7 @@ impl Task {
             bell: None,
             clear_child_tid: 0,
             robust_list: (0, 0),
+            mempolicy: Policy::default(),
             net: kernel.net.clone(),
             halt: Halt::default(),
         };

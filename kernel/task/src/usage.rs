@@ -67,7 +67,7 @@ impl Group {
         if let Some(mm) = tasks.first().and_then(|task| task.lock().mm.clone()) {
             total += Used {
                 user: mm.aspace().cpu_time().saturating_sub(usage.inherited),
-                max_resident: mm.usage().1,
+                max_resident: mm.resident_peak(),
                 ..Used::default()
             };
         }
@@ -81,7 +81,7 @@ impl Group {
 
     /// The process leaves its address space: what was used there stays.
     pub(crate) fn leave_memory(&self, mm: &mm::MemoryManager) {
-        let (cpu, resident) = (mm.aspace().cpu_time(), mm.usage().1);
+        let (cpu, resident) = (mm.aspace().cpu_time(), mm.resident_peak());
         let mut usage = self.usage.lock();
         let user = cpu.saturating_sub(usage.inherited);
         usage.inherited = 0;

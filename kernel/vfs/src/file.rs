@@ -110,6 +110,11 @@ pub trait FileOps: Send + Sync + Any {
         Err(Errno::ENODEV)
     }
 
+    /// Whether mapping it gives fresh memory (zero(4)).
+    fn maps_memory(&self) -> bool {
+        false
+    }
+
     /// # Errors
     /// `EINVAL`
     fn fsync(&self) -> SysResult<()> {

@@ -1,4 +1,4 @@
-//! Ordered map of disjoint ranges with gap search.
+//! Ordered map of disjoint ranges.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -52,39 +52,52 @@ impl<V: Piece> RangeMap<V> {
         self.0.iter().map(|(start, (end, value))| (*start..*end, value))
     }
 
+    /// The last range that starts below `at`.
+    #[must_use]
+    pub fn before(&self, at: u64) -> Option<(Range<u64>, &V)> {
+        self.0.range(..at).next_back().map(|(start, (end, value))| (*start..*end, value))
+    }
+
+    /// Ranges that meet `range`, whole, in order.
+    pub fn meeting(&self, range: Range<u64>) -> impl Iterator<Item = (Range<u64>, &V)> {
+        let first = self.get(range.start).map_or(range.start, |(found, _)| found.start);
+        let end = if range.is_empty() { first } else { range.end };
+        self.0.range(first..end.max(first)).map(|(start, (end, value))| (*start..*end, value))
+    }
+
     /// The parts of ranges that lie in `range`, with their values.
     #[must_use]
     pub fn within(&self, range: Range<u64>) -> Vec<(Range<u64>, V)> {
-        let mut parts = Vec::new();
-        let mut at = range.start;
-        while at < range.end
-            && let Some((found, value)) = self.next(at)
-            && found.start < range.end
-        {
+        let cut = |(found, value): (Range<u64>, &V)| {
             let start = found.start.max(range.start);
-            let end = found.end.min(range.end);
             let mut value = value.clone();
             value.advance(start - found.start);
-            parts.push((start..end, value));
-            at = end;
-        }
-        parts
+            (start..found.end.min(range.end), value)
+        };
+        self.meeting(range.clone()).map(cut).collect()
     }
 
     /// Takes everything out of `range`; ranges at its ends are cut.
     pub fn remove(&mut self, range: Range<u64>) -> Vec<(Range<u64>, V)> {
-        let parts = self.within(range.clone());
-        for (part, _) in &parts {
-            let Some((whole, value)) = self.get(part.start).map(|(whole, value)| (whole, value.clone())) else { continue };
-            self.0.remove(&whole.start);
+        let mut parts = Vec::new();
+        let mut at = range.start;
+        while at < range.end
+            && let Some((whole, _)) = self.next(at)
+            && whole.start < range.end
+        {
+            let Some((_, mut value)) = self.0.remove(&whole.start) else { break };
+            let part = whole.start.max(range.start)..whole.end.min(range.end);
             if whole.end > part.end {
                 let mut tail = value.clone();
                 tail.advance(part.end - whole.start);
                 self.0.insert(part.end, (whole.end, tail));
             }
             if whole.start < part.start {
-                self.0.insert(whole.start, (part.start, value));
+                self.0.insert(whole.start, (part.start, value.clone()));
+                value.advance(part.start - whole.start);
             }
+            at = part.end;
+            parts.push((part, value));
         }
         parts
     }
@@ -118,22 +131,6 @@ impl<V: Piece> RangeMap<V> {
     pub fn is_free(&self, range: &Range<u64>) -> bool {
         self.next(range.start).is_none_or(|(found, _)| found.start >= range.end)
     }
-
-    /// The highest free range of `len` in `within`.
-    #[must_use]
-    pub fn gap_below(&self, len: u64, within: Range<u64>) -> Option<u64> {
-        let mut end = within.end;
-        for (start, (range_end, _)) in self.0.range(..within.end).rev() {
-            if *range_end <= within.start {
-                break;
-            }
-            if *range_end < end && end - range_end >= len {
-                return Some(end - len);
-            }
-            end = end.min(*start);
-        }
-        (end.checked_sub(within.start)? >= len).then(|| end - len)
-    }
 }
 
 #[cfg(test)]
@@ -162,9 +159,10 @@ mod tests {
         assert_eq!(map.within(0..100), vec![(10..12, At(100)), (15..30, At(105))]);
         map.insert(12..15, At(102));
         assert_eq!(map.len(), 1);
-        assert_eq!(map.gap_below(5, 0..40), Some(35));
-        assert_eq!(map.gap_below(10, 0..35), Some(0));
-        assert_eq!(map.gap_below(11, 0..35), None);
+        assert_eq!(map.before(15).map(|(range, _)| range), Some(10..30));
+        assert_eq!(map.before(10).map(|(range, _)| range), None);
+        assert_eq!(map.meeting(29..40).count(), 1);
+        assert_eq!(map.meeting(30..40).count(), 0);
     }
 
     /// Against a plain array of values, with every cut and overlap that small ranges have.

@@ -3,6 +3,7 @@
 //! Guests change these pages at any time, and host files may shrink under them: everything here copies, and a copy that hits a page
 //! that isn't there ends in `EFAULT`.
 
+pub mod budget;
 mod copy;
 mod file;
 mod memory;

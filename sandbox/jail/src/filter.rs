@@ -43,6 +43,8 @@ const ALLOWED: &[i64] = &[
     libc::SYS_munmap,
     libc::SYS_mremap,
     libc::SYS_madvise,
+    // Which pages of guest memory are there (mincore(2), /proc/pid/smaps): of the sentry's own mappings.
+    libc::SYS_mincore,
     libc::SYS_brk,
     // Threads: waiting, stacks, names, end.
     libc::SYS_futex,

@@ -59,13 +59,12 @@ fn sethostname(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
 }
 
 fn sysinfo(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let host = rustix::system::sysinfo();
+    let (totalram, freeram) = usermem::budget::total_and_free();
     let kernel = &t.task.kernel;
-    let total = kernel.quota.memory_of(host.totalram.saturating_mul(host.mem_unit.into()));
     let info = Sysinfo {
         uptime: (monotonic_ns().saturating_sub(kernel.started) / 1_000_000_000).cast_signed(),
-        totalram: total,
-        freeram: host.freeram.saturating_mul(host.mem_unit.into()).min(total),
+        totalram,
+        freeram,
         procs: u16::try_from(kernel.tasks.lock().len()).unwrap_or(u16::MAX),
         mem_unit: 1,
         ..Sysinfo::default()

@@ -18,6 +18,7 @@ mod limits;
 mod lock;
 mod mem;
 mod membarrier;
+mod mempolicy;
 mod path;
 mod poll;
 mod prctl;
@@ -77,6 +78,7 @@ const AREAS: &[&[Entry]] = &[
     limits::ENTRIES,
     mem::ENTRIES,
     membarrier::ENTRIES,
+    mempolicy::ENTRIES,
     path::ENTRIES,
     poll::ENTRIES,
     prctl::ENTRIES,

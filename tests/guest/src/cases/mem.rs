@@ -21,7 +21,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Whether reading (or writing) a byte faults: tried in a child.
-fn faults(at: *mut u8, write: bool) -> Option<i32> {
+pub fn faults(at: *mut u8, write: bool) -> Option<i32> {
     let status = in_child(|| {
         unsafe {
             if write {

@@ -10,6 +10,7 @@ mod futex_pi;
 mod ident;
 mod jobs;
 mod lock;
+mod mapping;
 mod mem;
 mod membarrier;
 mod path;
@@ -32,6 +33,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         ident::CASES,
         jobs::CASES,
         lock::CASES,
+        mapping::CASES,
         mem::CASES,
         membarrier::CASES,
         path::CASES,
