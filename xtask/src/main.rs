@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod compat;
 mod conformance;
 mod rules;
 
@@ -22,6 +23,7 @@ enum Task {
     /// Checks layering, unsafe code and sizes of files.
     Rules,
     Bench(bench::Options),
+    Compat(compat::Options),
     Conformance(Box<conformance::Options>),
 }
 
@@ -66,6 +68,7 @@ fn run() -> Result<()> {
         Task::Test => test(),
         Task::Rules => rules::check(&top()),
         Task::Bench(options) => bench::run(&top(), &options),
+        Task::Compat(options) => compat::run(&top(), &options),
         Task::Conformance(options) => conformance::run(&top(), &options),
     }
 }

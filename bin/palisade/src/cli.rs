@@ -26,7 +26,7 @@ pub struct Global {
     pub log: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "text")]
     pub log_format: LogFormat,
-    /// Say more about errors.
+    /// Say more about errors, and at the end which system calls were missed.
     #[arg(long, global = true)]
     pub debug: bool,
     /// Write every system call of containers that are made.

@@ -48,7 +48,7 @@ fn volume(text: &str) -> Result<Mount> {
     Ok(Mount { target: (*target).to_owned(), source: Source::Bind(PathBuf::from(source), writes) })
 }
 
-fn run_do(args: DoArgs, strace: bool) -> Result<i32> {
+fn run_do(args: DoArgs, strace: bool, debug: bool) -> Result<i32> {
     let mut mounts = BootConfig::usual_mounts();
     for text in &args.volume {
         mounts.push(volume(text)?);
@@ -63,6 +63,7 @@ fn run_do(args: DoArgs, strace: bool) -> Result<i32> {
         network: None,
         quota: Quota::default(),
         strace: args.strace || strace,
+        debug,
     };
     jail::block_signals();
     let sandbox = boot::spawn(&config, Start::AtOnce)?;
@@ -123,6 +124,7 @@ fn options(global: &Global) -> Options {
             Rootless::False => Some(false),
         },
         strace: global.strace,
+        debug: global.debug,
     }
 }
 
@@ -131,7 +133,7 @@ fn execute(cli: Cli) -> Result<i32> {
     let mut options = options(&cli.global);
     let root = options.root.clone();
     match cli.command {
-        Command::Do(args) => return run_do(args, options.strace),
+        Command::Do(args) => return run_do(args, options.strace, options.debug),
         Command::Run { create, detach } => {
             options.strace |= create.strace;
             let id = create.id.clone();
@@ -167,6 +169,8 @@ fn execute(cli: Cli) -> Result<i32> {
             for (number, name, level) in syscalls::list() {
                 println!("{number:4} {name:24} {level}");
             }
+            let (full, partial, missing) = syscalls::counts();
+            println!("{full} full, {partial} partial, {missing} not implemented");
         }
     }
     Ok(0)

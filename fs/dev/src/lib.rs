@@ -1,12 +1,18 @@
-//! Character devices of /dev that every program expects (null(4), random(4), full(4)).
+//! Character devices of /dev that every program expects (null(4), random(4), full(4)), and the kernel's log.
 #![forbid(unsafe_code)]
+
+mod kmsg;
 
 use std::any::Any;
 use std::sync::Arc;
 
 use abi::{Errno, SysResult, c};
+use klog::Log;
+use sync::MonotonicNs;
 use usermem::{IoBuf, MAX_RW};
 use vfs::{FileOps, Inode, NewNode};
+
+use kmsg::Kmsg;
 
 /// Devices with major number 1: name, minor number.
 const MEMORY: &[(&str, u64)] = &[("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)];
@@ -54,11 +60,17 @@ impl FileOps for MemoryDevice {
     }
 }
 
-/// Opens a device.
+/// Number of /dev/kmsg, beside the others of major number 1.
+const KMSG: u32 = 11;
+
+/// Opens a device. `log` is the kernel's, whose time began at `started`.
 ///
 /// # Errors
 /// `ENXIO` for numbers that have no driver.
-pub fn open(kind: u32, rdev: u64) -> SysResult<Arc<dyn FileOps>> {
+pub fn open(kind: u32, rdev: u64, log: &Arc<Log>, started: MonotonicNs) -> SysResult<Arc<dyn FileOps>> {
+    if kind == c::S_IFCHR && rdev == c::makedev(1, KMSG) {
+        return Ok(Arc::new(Kmsg::open(log.clone(), started)));
+    }
     let known = kind == c::S_IFCHR && MEMORY.iter().any(|(_, minor)| c::makedev(1, *minor as u32) == rdev);
     if known { Ok(Arc::new(MemoryDevice(u64::from(c::minor(rdev))))) } else { Err(Errno::ENXIO) }
 }
@@ -73,6 +85,7 @@ pub fn populate(dir: &Arc<dyn Inode>) -> SysResult<()> {
         let rdev = c::makedev(1, *minor as u32);
         dir.clone().create(name.as_bytes(), &node(c::S_IFCHR | 0o666, rdev, ""))?;
     }
+    dir.clone().create(b"kmsg", &node(c::S_IFCHR | 0o644, c::makedev(1, KMSG), ""))?;
     let links =
         [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")];
     for (name, target) in links {

@@ -1,4 +1,6 @@
-//! What dmesg(1) shows.
+//! What dmesg(1) shows at first.
+
+use klog::Log;
 
 /// A dozen of these make a boot.
 const JOKES: &[&str] = &[
@@ -24,32 +26,34 @@ const JOKES: &[&str] = &[
     "Checking under the bed for kernel modules...",
 ];
 
-/// Draws a boot log: lines with rising times in seconds, the last one `Ready!`.
-pub fn draw(release: &str) -> Vec<String> {
+/// Writes a boot log: a dozen lines with rising times, the last one `Ready!`.
+pub fn write(release: &str, log: &Log) {
     let mut seed = [0; 64];
     // Without randomness the log is the same each time: no harm.
     let _ = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());
     let mut left = JOKES.to_vec();
     let mut micros = 0u64;
-    let mut log = vec![format!("[    0.000000] Palisade {release}: starting")];
+    log.append(0, klog::INFO, 0, format!("Palisade {release}: starting").as_bytes());
     for pair in seed.chunks_exact(4).take(11) {
         let [a, b, c, d] = pair.try_into().unwrap_or_default();
         micros += 20_000 + u64::from(u16::from_le_bytes([a, b])) * 6 + u64::from(d);
         let joke = left.swap_remove(usize::from(c) % left.len());
-        log.push(format!("[{:5}.{:06}] {joke}", micros / 1_000_000, micros % 1_000_000));
+        log.append(0, klog::INFO, micros, joke.as_bytes());
     }
     micros += 31_337;
-    log.push(format!("[{:5}.{:06}] Ready!", micros / 1_000_000, micros % 1_000_000));
-    log
+    log.append(0, klog::INFO, micros, b"Ready!");
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn times_rise_and_the_end_is_ready() {
-        let log = super::draw("1");
-        assert_eq!(log.len(), 13);
-        assert!(log.is_sorted_by(|a, b| a[..14] < b[..14]));
-        assert!(log.last().unwrap().ends_with("] Ready!"));
+        let log = klog::Log::default();
+        super::write("1", &log);
+        let text = String::from_utf8(log.tail(10_000, false)).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 13);
+        assert!(lines.is_sorted_by(|a, b| a[..17] < b[..17]));
+        assert!(text.ends_with("] Ready!\n"));
     }
 }

@@ -105,7 +105,8 @@ pub struct Kernel {
     pub futexes: FutexTable,
     /// The first network namespace.
     pub net: Arc<dyn NetNamespace>,
-    pub boot_log: Vec<String>,
+    /// What dmesg(1) shows.
+    pub log: Arc<klog::Log>,
     /// Monotonic time at which the sandbox started.
     pub started: u64,
     pub hostname: Mutex<Vec<u8>>,
@@ -126,6 +127,8 @@ impl Kernel {
     /// A kernel whose first user namespace is the network namespace's.
     #[must_use]
     pub fn new(platform: Box<dyn Platform>, dispatch: Dispatch, net: Arc<dyn NetNamespace>) -> Arc<Self> {
+        let log = klog::Log::default();
+        bootlog::write(RELEASE, &log);
         Arc::new(Self {
             platform,
             user_ns: net.user_ns().clone(),
@@ -136,7 +139,7 @@ impl Kernel {
             next_pid: AtomicI32::new(1),
             futexes: FutexTable::default(),
             net,
-            boot_log: bootlog::draw(RELEASE),
+            log: Arc::new(log),
             started: monotonic_ns(),
             hostname: Mutex::new(b"palisade".to_vec()),
             unknown: Mutex::default(),

@@ -76,6 +76,14 @@ pub trait FileOps: Send + Sync + Any {
         false
     }
 
+    /// Another notion of position than bytes; `None`: the usual one.
+    ///
+    /// # Errors
+    /// As lseek(2).
+    fn seek(&self, _offset: i64, _whence: i32) -> Option<SysResult<u64>> {
+        None
+    }
+
     /// Whether the position is always 0, whatever lseek(2) is told (null(4)).
     fn pinned(&self) -> bool {
         false
@@ -370,6 +378,9 @@ impl File {
     pub fn seek(&self, offset: i64, whence: i32) -> SysResult<u64> {
         if self.flags() & c::O_PATH != 0 {
             return Err(Errno::EBADF);
+        }
+        if let Some(result) = self.ops.seek(offset, whence) {
+            return result;
         }
         if self.ops.pinned() {
             return if (c::SEEK_SET..=c::SEEK_HOLE).contains(&whence) { Ok(0) } else { Err(Errno::EINVAL) };

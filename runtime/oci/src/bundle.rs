@@ -64,6 +64,7 @@ fn config(bundle: &Path, spec: &Spec, options: &Options) -> Result<BootConfig> {
         network: network(spec)?,
         quota: Quota { tasks: resources.task_limit(), memory: resources.memory_limit(), cpus: resources.processors() },
         strace: options.strace,
+        debug: options.debug,
     })
     .and_then(|config| sysctls(spec).map(|()| config))
 }

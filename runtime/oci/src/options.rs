@@ -18,6 +18,8 @@ pub struct Options {
     pub rootless: Option<bool>,
     /// Write every system call.
     pub strace: bool,
+    /// Say at the end which system calls were missed.
+    pub debug: bool,
 }
 
 impl Options {

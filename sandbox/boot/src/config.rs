@@ -63,6 +63,8 @@ pub struct BootConfig {
     pub quota: Quota,
     /// Write every system call to standard error.
     pub strace: bool,
+    /// Say at the end which system calls were missed.
+    pub debug: bool,
 }
 
 impl BootConfig {

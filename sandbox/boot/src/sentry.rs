@@ -36,10 +36,10 @@ pub fn run(config: &BootConfig, mounts: Vec<tree::Prepared>, stream: UnixStream,
     let kernel = launcher.kernel.clone();
     forward_signals(&kernel);
     let streams = own_streams().map_err(failed("cannot take over standard streams", ""))?;
-    match start {
+    let code = match start {
         Start::AtOnce => {
             launcher.start(&config.process, streams, None)?;
-            Ok(exit_status(kernel.wait_init()))
+            exit_status(kernel.wait_init())
         }
         Start::WhenTold { listener, status } => {
             // What can't be found is told before there is a container.
@@ -49,8 +49,23 @@ pub fn run(config: &BootConfig, mounts: Vec<tree::Prepared>, stream: UnixStream,
             let code = exit_status(kernel.wait_init());
             keep(status, code);
             server.tell_end(code);
-            Ok(code)
+            code
         }
+    };
+    if config.debug {
+        say_unknown(&kernel);
+    }
+    Ok(code)
+}
+
+/// Says which calls this kernel doesn't have were made, the most frequent first.
+fn say_unknown(kernel: &Kernel) {
+    let mut calls: Vec<(u64, u64)> = kernel.unknown.lock().iter().map(|(number, count)| (*number, *count)).collect();
+    calls.sort_by_key(|(number, count)| (u64::MAX - count, *number));
+    for (number, count) in calls {
+        let name = abi::nr::name(number).unwrap_or("unknown");
+        // Whoever has closed it doesn't want to know.
+        let _ = writeln!(io::stderr(), "palisade: system call {number} ({name}) is not implemented: made {count} times");
     }
 }
 

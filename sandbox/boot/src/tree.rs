@@ -86,7 +86,8 @@ pub fn assemble(mounts: Vec<Prepared>, kernel: &Arc<Kernel>) -> SysResult<Arc<De
 }
 
 fn inode(what: Opened, kernel: &Arc<Kernel>) -> SysResult<Arc<dyn Inode>> {
-    let devices = Arc::new(devfs::open);
+    let (log, started) = (kernel.log.clone(), kernel.started);
+    let devices = Arc::new(move |kind, rdev| devfs::open(kind, rdev, &log, started));
     let over = |lower: Arc<dyn Inode>, writes| -> SysResult<Arc<dyn Inode>> {
         match writes {
             Writes::ToMemory => Ok(tmpfs::Node::root(Some(lower), 0o755, devices.clone())?),

@@ -1,4 +1,4 @@
-//! Who and where: identity, uname, sysinfo, syslog.
+//! Who and where: identity, uname, sysinfo.
 
 use abi::structs::{Sysinfo, Utsname};
 use abi::{Errno, SysResult, c, nr};
@@ -7,7 +7,7 @@ use task::{Current, RELEASE, VERSION};
 use usermem::UserMemoryExt;
 
 use crate::args::int;
-use crate::{Entry, full, partial};
+use crate::{Entry, full};
 
 pub const ENTRIES: &[Entry] = &[
     full(nr::GETPID, |t, _| Ok(pid(t.task.group.pid))),
@@ -16,7 +16,6 @@ pub const ENTRIES: &[Entry] = &[
     full(nr::UNAME, uname),
     full(nr::SETHOSTNAME, sethostname),
     full(nr::SYSINFO, sysinfo),
-    partial(nr::SYSLOG, syslog, "reading and sizes only"),
     full(nr::GETPGRP, |t, _| Ok(pid(t.task.group.pgid()))),
     full(nr::GETPGID, |t, a| group(t, a[0], task::Group::pgid)),
     full(nr::GETSID, |t, a| group(t, a[0], task::Group::sid)),
@@ -71,26 +70,6 @@ fn sysinfo(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     };
     t.mm.write_obj(a[0], &info)?;
     Ok(0)
-}
-
-/// syslog(2): the boot log, as the kernel's ring buffer would show it.
-fn syslog(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let log: Vec<u8> = t.task.kernel.boot_log.iter().flat_map(|line| format!("<6>{line}\n").into_bytes()).collect();
-    match int(a[0]) {
-        // Open and close do nothing.
-        0 | 1 => Ok(0),
-        // Read all, read and clear: nothing is lost by not clearing.
-        3 | 4 => {
-            let len = usize::try_from(int(a[2])).map_err(|_| Errno::EINVAL)?;
-            let tail = log.get(log.len().saturating_sub(len)..).unwrap_or_default();
-            t.mm.write(a[1], tail)?;
-            Ok(tail.len() as u64)
-        }
-        // Unread bytes; size of the buffer.
-        9 => Ok(0),
-        10 => Ok(log.len().next_power_of_two() as u64),
-        _ => Err(Errno::EINVAL),
-    }
 }
 
 /// The CPU is the host's, as the vDSO tells it too: this thread and its program's share one or use two, and neither stays.

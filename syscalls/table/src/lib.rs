@@ -30,6 +30,7 @@ mod socket;
 mod splice;
 mod stat;
 mod strace;
+mod syslog;
 mod time;
 mod xattr;
 
@@ -89,6 +90,7 @@ const AREAS: &[&[Entry]] = &[
     socket::ENTRIES,
     splice::ENTRIES,
     stat::ENTRIES,
+    syslog::ENTRIES,
     time::ENTRIES,
     xattr::ENTRIES,
 ];
@@ -123,9 +125,12 @@ pub fn dispatch(current: &mut Current, number: u64, args: [u64; 6]) -> SysResult
     call(current, number, args)
 }
 
+fn entry(number: u64) -> Option<&'static Entry> {
+    usize::try_from(number).ok().and_then(|at| ENTRIES.get(at)).and_then(Option::as_ref)
+}
+
 fn call(current: &mut Current, number: u64, args: [u64; 6]) -> SysResult<u64> {
-    let entry = usize::try_from(number).ok().and_then(|at| ENTRIES.get(at)).and_then(Option::as_ref);
-    match entry {
+    match entry(number) {
         Some(entry) => (entry.handler)(current, args),
         None => {
             let mut unknown = current.task.kernel.unknown.lock();
@@ -137,11 +142,22 @@ fn call(current: &mut Current, number: u64, args: [u64; 6]) -> SysResult<u64> {
     }
 }
 
+/// How many of Linux's calls are there in full, in part, and not at all.
+pub fn counts() -> (usize, usize, usize) {
+    let count = |wanted: fn(Option<Level>) -> bool| {
+        nr::NAMES.iter().filter(|(number, _)| wanted(entry(*number).map(|entry| entry.level))).count()
+    };
+    (
+        count(|level| level == Some(Level::Full)),
+        count(|level| matches!(level, Some(Level::Partial(_)))),
+        count(|level| level.is_none()),
+    )
+}
+
 /// The table for people: number, name and level of every call that Linux has.
 pub fn list() -> impl Iterator<Item = (u64, &'static str, String)> {
     nr::NAMES.iter().map(|(number, name)| {
-        let entry = usize::try_from(*number).ok().and_then(|at| ENTRIES.get(at)).and_then(Option::as_ref);
-        let level = match entry.map(|entry| entry.level) {
+        let level = match entry(*number).map(|entry| entry.level) {
             Some(Level::Full) => "full".to_owned(),
             Some(Level::Partial(note)) => format!("partial: {note}"),
             None => "not implemented (ENOSYS)".to_owned(),

@@ -30,6 +30,14 @@ pub enum Verdict {
 /// What the cases of a program came to, by name.
 pub type Verdicts = BTreeMap<String, Verdict>;
 
+/// What a program did.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Outcome {
+    pub verdicts: Verdicts,
+    /// Milliseconds of the longest case that passed.
+    pub longest: u64,
+}
+
 /// How long to wait.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -43,7 +51,7 @@ pub struct Patience {
 #[derive(Debug, PartialEq, Eq)]
 enum Event {
     Begin(String),
-    End(String, Verdict),
+    End(String, Verdict, u64),
 }
 
 /// Children write to the same output, so a mark may stand anywhere in its line.
@@ -60,12 +68,18 @@ fn event(line: &str) -> Option<Event> {
     }
     [("[       OK ] ", Verdict::Pass), ("[  FAILED  ] ", Verdict::Fail), ("[  SKIPPED ] ", Verdict::Skip)]
         .into_iter()
-        .find_map(|(mark, verdict)| Some(Event::End(after(mark)?, verdict)))
+        .find_map(|(mark, verdict)| Some(Event::End(after(mark)?, verdict, milliseconds(line))))
+}
+
+/// `(12 ms)` at the end of a line.
+fn milliseconds(line: &str) -> u64 {
+    let number = line.trim_end().strip_suffix(" ms)").and_then(|line| line.rsplit('(').next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 /// One start of the program.
 struct Start {
-    verdicts: Verdicts,
+    outcome: Outcome,
     /// The case in which it ended.
     broken: Option<(String, Verdict)>,
     timed_out: bool,
@@ -97,7 +111,7 @@ fn start(mut command: Command, patience: Patience, deadline: Instant, log: &mut 
     // The write ends must be the program's only, or its end would not show.
     drop(command);
     let output = lines(reader);
-    let mut result = Start { verdicts: Verdicts::new(), broken: None, timed_out: false, finished: false };
+    let mut result = Start { outcome: Outcome::default(), broken: None, timed_out: false, finished: false };
     let mut running: Option<String> = None;
     let mut progress = Instant::now();
     loop {
@@ -110,8 +124,11 @@ fn start(mut command: Command, patience: Patience, deadline: Instant, log: &mut 
                         running = Some(name);
                         progress = Instant::now();
                     }
-                    Some(Event::End(name, verdict)) if running.as_ref() == Some(&name) => {
-                        result.verdicts.insert(name, verdict);
+                    Some(Event::End(name, verdict, ms)) if running.as_ref() == Some(&name) => {
+                        if verdict == Verdict::Pass {
+                            result.outcome.longest = result.outcome.longest.max(ms);
+                        }
+                        result.outcome.verdicts.insert(name, verdict);
                         running = None;
                         progress = Instant::now();
                     }
@@ -200,17 +217,18 @@ pub fn run(
     patience: Patience,
     command: &dyn Fn(&str) -> Command,
     log: &mut Vec<u8>,
-) -> Result<Verdicts> {
+) -> Result<Outcome> {
     let deadline = Instant::now() + patience.program;
-    let mut verdicts = Verdicts::new();
+    let Outcome { mut verdicts, mut longest } = Outcome::default();
     let mut rest: Vec<String> = cases.to_vec();
     let mut fruitless = 0;
     while !rest.is_empty() && fruitless < 2 && Instant::now() < deadline {
         let (filter, count) = filter(all, &rest);
         let start = start(command(&format!("--gtest_filter={filter}")), patience, deadline, log)?;
         let before = rest.len();
-        rest.retain(|name| !start.verdicts.contains_key(name));
-        verdicts.extend(start.verdicts);
+        rest.retain(|name| !start.outcome.verdicts.contains_key(name));
+        verdicts.extend(start.outcome.verdicts);
+        longest = longest.max(start.outcome.longest);
         if let Some((name, verdict)) = start.broken {
             rest.retain(|other| *other != name);
             verdicts.insert(name, verdict);
@@ -223,7 +241,7 @@ pub fn run(
         verdicts.insert(name, Verdict::Lost);
     }
     verdicts.retain(|name, _| cases.contains(name));
-    Ok(verdicts)
+    Ok(Outcome { verdicts, longest })
 }
 
 #[cfg(test)]
@@ -239,9 +257,9 @@ mod tests {
     #[test]
     fn output_is_understood() {
         assert_eq!(event("[ RUN      ] A.B/0\n"), Some(Event::Begin("A.B/0".into())));
-        assert_eq!(event("noise[       OK ] A.B/0 (3 ms)"), Some(Event::End("A.B/0".into(), Verdict::Pass)));
-        assert_eq!(event("[  FAILED  ] A.B/0, where GetParam() = 3 (3 ms)"), Some(Event::End("A.B/0".into(), Verdict::Fail)));
-        assert_eq!(event("[  SKIPPED ] A.C (0 ms)"), Some(Event::End("A.C".into(), Verdict::Skip)));
+        assert_eq!(event("noise[       OK ] A.B/0 (3 ms)"), Some(Event::End("A.B/0".into(), Verdict::Pass, 3)));
+        assert_eq!(event("[  FAILED  ] A.B/0, where GetParam() = 3 (3 ms)"), Some(Event::End("A.B/0".into(), Verdict::Fail, 3)));
+        assert_eq!(event("[  SKIPPED ] A.C (0 ms)"), Some(Event::End("A.C".into(), Verdict::Skip, 0)));
         assert_eq!(event("[  FAILED  ] 2 tests, listed below:"), None);
     }
 
@@ -278,7 +296,7 @@ mod tests {
     #[test]
     fn crashes_and_hangs_cost_one_case() {
         let all = names(&["A.a", "A.b", "A.c", "A.d"]);
-        let verdicts = run(&all, &all, PATIENCE, &sick, &mut Vec::new()).unwrap();
+        let verdicts = run(&all, &all, PATIENCE, &sick, &mut Vec::new()).unwrap().verdicts;
         let expected = [Verdict::Pass, Verdict::Crash, Verdict::Hang, Verdict::Pass];
         assert_eq!(verdicts.into_values().collect::<Vec<_>>(), expected);
     }
@@ -286,7 +304,7 @@ mod tests {
     #[test]
     fn a_program_that_does_not_start_loses_all() {
         let all = names(&["A.a", "A.b"]);
-        let verdicts = run(&all, &all, PATIENCE, &|_| Command::new("false"), &mut Vec::new()).unwrap();
+        let verdicts = run(&all, &all, PATIENCE, &|_| Command::new("false"), &mut Vec::new()).unwrap().verdicts;
         assert_eq!(verdicts.into_values().collect::<Vec<_>>(), [Verdict::Lost, Verdict::Lost]);
     }
 }

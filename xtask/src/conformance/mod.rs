@@ -13,7 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
-use gtest::{Patience, Verdicts};
+use gtest::{Outcome, Patience};
 use report::{Expectations, ProgramResult, Results};
 
 /// Where each program of gVisor's belongs.
@@ -48,7 +48,7 @@ pub struct Options {
     /// Seconds for one program, restarts included.
     #[arg(long, default_value_t = 600)]
     timeout: u64,
-    /// Seconds without a case beginning or ending before it is called a hang.
+    /// Seconds that a case may take natively. Inside it may take twice as long as the longest does, and 15 seconds more.
     #[arg(long, default_value_t = 60)]
     case_timeout: u64,
     /// Known failures: lines of `PROGRAM CASE reason`.
@@ -148,12 +148,12 @@ impl Run<'_> {
         command
     }
 
-    fn patience(&self) -> Patience {
-        Patience { case: Duration::from_secs(self.options.case_timeout), program: Duration::from_secs(self.options.timeout) }
+    fn patience(&self, case: Duration) -> Patience {
+        Patience { case, program: Duration::from_secs(self.options.timeout) }
     }
 
     /// What the program does natively: recorded, until the program changes.
-    fn native(&self, program: &str, all: &[String]) -> Result<Verdicts> {
+    fn native(&self, program: &str, all: &[String]) -> Result<Outcome> {
         let about = fs::metadata(self.path.join(program))?;
         let changed = about.modified()?.duration_since(UNIX_EPOCH)?.as_secs();
         let record = self.records.join(format!("{program}-{}-{changed}.json", about.len()));
@@ -163,20 +163,22 @@ impl Run<'_> {
             return Ok(serde_json::from_slice(&text)?);
         }
         let mut log = Vec::new();
-        let verdicts = gtest::run(all, all, self.patience(), &|filter| self.native_command(program, filter), &mut log)?;
+        let patience = self.patience(Duration::from_secs(self.options.case_timeout));
+        let outcome = gtest::run(all, all, patience, &|filter| self.native_command(program, filter), &mut log)?;
         fs::write(self.records.join(format!("{program}.log")), &log)?;
-        fs::write(record, serde_json::to_vec_pretty(&verdicts)?)?;
-        Ok(verdicts)
+        fs::write(record, serde_json::to_vec_pretty(&outcome)?)?;
+        Ok(outcome)
     }
 
     fn program(&self, program: &str) -> Result<ProgramResult> {
         let all = gtest::list(&self.path.join(program))?;
         let native = self.native(program, &all)?;
         let mut log = Vec::new();
-        let cases = report::passing(&native);
-        let inside = gtest::run(&all, &cases, self.patience(), &|filter| self.inside_command(program, filter), &mut log)?;
+        let cases = report::passing(&native.verdicts);
+        let patience = self.patience(Duration::from_millis(native.longest * 2) + Duration::from_secs(15));
+        let inside = gtest::run(&all, &cases, patience, &|filter| self.inside_command(program, filter), &mut log)?;
         fs::write(self.out.join("inside").join(format!("{program}.log")), &log)?;
-        Ok(ProgramResult::new(program, &native, &inside, &self.expectations))
+        Ok(ProgramResult::new(program, &native.verdicts, &inside.verdicts, &self.expectations))
     }
 
     /// Runs them all, `jobs` at a time, and says each one's counts.

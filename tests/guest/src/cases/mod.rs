@@ -10,6 +10,7 @@ mod futex_pi;
 mod ident;
 mod jobs;
 mod lock;
+mod log;
 mod mapping;
 mod mem;
 mod membarrier;
@@ -34,6 +35,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         jobs::CASES,
         lock::CASES,
         mapping::CASES,
+        log::CASES,
         mem::CASES,
         membarrier::CASES,
         path::CASES,
