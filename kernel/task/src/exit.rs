@@ -98,8 +98,12 @@ impl Kernel {
             return;
         }
         let terminal = group.terminal.lock().take();
-        if let Some(terminal) = terminal.filter(|_| group.leads_session()) {
-            terminal.leader_gone(&group.job().session, true);
+        if group.leads_session() {
+            let session = &group.job().session;
+            match terminal {
+                Some(terminal) => terminal.leader_gone(session, true),
+                None => session.leader_gone(),
+            }
         }
         let mut jobs = self.jobs.lock();
         let orphans = std::mem::take(&mut *group.children.lock());

@@ -2,6 +2,7 @@
 //!
 //! [`Jobs`] is the lock over who belongs to which process group and who is whose parent: what it holds changes together.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
@@ -22,12 +23,40 @@ pub trait Terminal: Send + Sync {
 
     /// The session's leader ends or gives it up: the foreground process group hears of it, and the session has no terminal any more.
     fn leader_gone(&self, session: &Arc<Session>, ends: bool);
+
+    /// Access to the concrete type.
+    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
 /// A session.
-#[derive(Debug)]
 pub struct Session {
     pub sid: i32,
+    groups: Mutex<Vec<Weak<ProcessGroup>>>,
+    /// Who was in the foreground when its terminal was hung up.
+    left: Mutex<Weak<ProcessGroup>>,
+}
+
+impl Session {
+    /// The processes in it, zombies included.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Arc<Group>> {
+        let groups: Vec<_> = self.groups.lock().iter().filter_map(Weak::upgrade).collect();
+        groups.iter().flat_map(|group| group.members()).collect()
+    }
+
+    /// Its terminal is hung up; who is in its foreground hears of that when the leader ends.
+    pub fn lose_terminal(&self, foreground: Option<&Arc<ProcessGroup>>) {
+        *self.left.lock() = foreground.map(Arc::downgrade).unwrap_or_default();
+    }
+
+    /// The leader ends, and had no terminal any more.
+    pub(crate) fn leader_gone(&self) {
+        let left = std::mem::take(&mut *self.left.lock()).upgrade();
+        if let Some(group) = left {
+            group.signal(SigInfo::kernel(c::SIGHUP));
+            group.signal(SigInfo::kernel(c::SIGCONT));
+        }
+    }
 }
 
 /// A process group, which always belongs to one session.
@@ -111,15 +140,19 @@ impl Jobs {
 
     /// A new session with a group of the same number.
     pub(crate) fn new_session(&mut self, sid: i32) -> Arc<ProcessGroup> {
-        let session = Arc::new(Session { sid });
+        let session = Arc::new(Session { sid, groups: Mutex::default(), left: Mutex::default() });
         self.sessions.retain(|_, session| session.strong_count() > 0);
         self.sessions.insert(sid, Arc::downgrade(&session));
         self.new_group(sid, session)
     }
 
     fn new_group(&mut self, pgid: i32, session: Arc<Session>) -> Arc<ProcessGroup> {
-        let group = Arc::new(ProcessGroup { pgid, session, members: Mutex::default() });
+        let group = Arc::new(ProcessGroup { pgid, session: session.clone(), members: Mutex::default() });
         self.groups.insert(pgid, Arc::downgrade(&group));
+        let mut groups = session.groups.lock();
+        groups.retain(|group| group.strong_count() > 0);
+        groups.push(Arc::downgrade(&group));
+        drop(groups);
         group
     }
 

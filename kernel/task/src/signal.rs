@@ -99,6 +99,13 @@ impl Task {
             || self.ordered_to_exit.load(Ordering::SeqCst)
     }
 
+    /// Whether a signal would do nothing to it now, because it is blocked or ignored.
+    #[must_use]
+    pub fn holds_off(&self, signo: i32) -> bool {
+        let signals = self.group.signals.lock();
+        self.lock().mask.contains(signo) || signals.action(signo).handler == SIG_IGN
+    }
+
     /// Signals that wait because they are blocked (sigpending(2)).
     #[must_use]
     pub fn blocked_pending(&self) -> SigSet {

@@ -30,6 +30,12 @@ pub trait FileOps: Send + Sync + Any {
         Err(Errno::EINVAL)
     }
 
+    /// Nanoseconds that a read which has got `done` bytes waits for more before it ends with what it has (`VTIME` of termios(3)); `None`: for
+    /// as long as [`FileOps::read`] says `EAGAIN`.
+    fn read_patience(&self, _done: usize) -> Option<u64> {
+        None
+    }
+
     /// Writes at `offset` (ignored by streams).
     ///
     /// # Errors

@@ -104,10 +104,41 @@ fn read_with(t: &Current, file: &File, buf: &mut IoBuf<'_>, mode: Mode) -> SysRe
     if at.is_none() && SocketFile::of(file).is_some() {
         return crate::socket::read(t, file, buf);
     }
-    if file.nonblocking() || mode.nowait {
-        return file.read(buf, at).map(|count| count as u64);
+    let start = buf.done();
+    let result = match file.read(buf, at) {
+        Err(Errno::EAGAIN) if !file.nonblocking() && !mode.nowait => read_later(t, file, buf, at),
+        result => result.map(drop),
+    };
+    match (result, buf.done() - start) {
+        // What has been read counts, whatever came after.
+        (Err(errno), 0) => Err(errno),
+        (_, count) => Ok(count as u64),
     }
-    t.block_on(file.ops.wait_queue(), PollEvents::READABLE, None, || file.read(buf, at)).map(|count| count as u64)
+}
+
+/// Reads when there is something, or when the file has waited long enough for it.
+fn read_later(t: &Current, file: &File, buf: &mut IoBuf<'_>, at: Option<u64>) -> SysResult<()> {
+    let _entry = file.ops.wait_queue().map(|queue| queue.register(PollEvents::READABLE, t.task.parker.clone()));
+    let start = buf.done();
+    let mut waiting = None;
+    loop {
+        match file.read(buf, at) {
+            Err(Errno::EAGAIN) => {}
+            result => return result.map(drop),
+        }
+        // Whatever comes in starts the time anew.
+        let done = buf.done() - start;
+        let deadline = match waiting {
+            Some((before, deadline)) if before == done => deadline,
+            _ => file.ops.read_patience(done).map(crate::args::after),
+        };
+        waiting = Some((done, deadline));
+        match t.sleep(deadline) {
+            Ok(()) => {}
+            Err(Errno::ETIMEDOUT) => return Ok(()),
+            Err(errno) => return Err(errno),
+        }
+    }
 }
 
 /// Writes all, waiting for room if the file isn't non-blocking.
