@@ -80,7 +80,7 @@ pub fn open(kind: u32, rdev: u64, log: &Arc<Log>, started: MonotonicNs) -> SysRe
 /// # Errors
 /// What the directory says.
 pub fn populate(dir: &Arc<dyn Inode>) -> SysResult<()> {
-    let node = |mode, rdev, target: &str| NewNode { mode, uid: 0, gid: 0, rdev, target: target.into() };
+    let node = |mode, rdev, target: &str| NewNode { rdev, target: target.into(), ..NewNode::plain(mode) };
     for (name, minor) in MEMORY {
         let rdev = c::makedev(1, *minor as u32);
         dir.clone().create(name.as_bytes(), &node(c::S_IFCHR | 0o666, rdev, ""))?;

@@ -9,7 +9,7 @@ use abi::{Errno, SysResult, c};
 use rustix::fs::{AtFlags, Dir, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timestamps, Uid};
 use sync::Mutex;
 use usermem::HostFile;
-use vfs::{Attr, DirEntry, FileOps, Inode, NewNode, SetAttr, new_dev};
+use vfs::{Attr, Dentry, DirEntry, FileOps, Inode, NewNode, Plain, Rename, SetAttr, SuperBlock, new_dev};
 
 use crate::regular::HostRegular;
 
@@ -37,6 +37,21 @@ pub struct HostInode {
     opened: Mutex<Weak<HostFile>>,
 }
 
+/// What the host calls its filesystem, if it is a common one.
+fn kind_name(magic: i64) -> &'static str {
+    match magic {
+        0xef53 => "ext4",
+        0x5846_5342 => "xfs",
+        0x9123_683e => "btrfs",
+        0x794c_7630 => "overlay",
+        0x0102_1994 => "tmpfs",
+        0x2fc1_2fc1 => "zfs",
+        0x6969 => "nfs",
+        0x6573_5546 => "fuse",
+        _ => "hostfs",
+    }
+}
+
 /// Attributes from the host's.
 pub fn attr_of(stat: &rustix::fs::Stat, dev: u64) -> Attr {
     let time = |sec, nsec: u64| Timespec { sec, nsec: nsec.cast_signed() };
@@ -54,6 +69,7 @@ pub fn attr_of(stat: &rustix::fs::Stat, dev: u64) -> Attr {
         atime: time(stat.st_atime, stat.st_atime_nsec),
         mtime: time(stat.st_mtime, stat.st_mtime_nsec),
         ctime: time(stat.st_ctime, stat.st_ctime_nsec),
+        btime: None,
     }
 }
 
@@ -72,6 +88,15 @@ impl HostInode {
         let file = Self::root(fd, writable).child(name);
         file.attr()?;
         Ok(file)
+    }
+
+    /// It as something to mount.
+    ///
+    /// # Errors
+    /// What the host says of its attributes.
+    pub fn dentry(self: Arc<Self>) -> SysResult<Arc<Dentry>> {
+        let (dev, kind) = (self.root.dev, kind_name(rustix::fs::fstatfs(&self.root.fd)?.f_type));
+        Dentry::root(SuperBlock::new(kind, dev, Box::new(Plain)), self)
     }
 
     fn new(root: Arc<Root>, place: Option<Place>) -> Self {
@@ -215,25 +240,24 @@ impl Inode for HostInode {
         Ok(())
     }
 
-    fn unlink(&self, name: &[u8], dir: bool) -> SysResult<()> {
+    fn unlink(&self, name: &[u8], _child: &Arc<dyn Inode>, dir: bool, _used: bool) -> SysResult<()> {
         let flags = if dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         rustix::fs::unlinkat(self.writable_dir()?, name, flags)?;
         Ok(())
     }
 
-    fn rename(&self, name: &[u8], new_dir: &Arc<dyn Inode>, new_name: &[u8]) -> SysResult<()> {
-        let to = Self::downcast(new_dir)?;
+    fn rename(&self, rename: &Rename<'_>) -> SysResult<()> {
+        if rename.flags != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let to = Self::downcast(rename.new_dir)?;
         if !Arc::ptr_eq(&to.root, &self.root) {
             return Err(Errno::EXDEV);
         }
-        rustix::fs::renameat_with(self.writable_dir()?, name, to.writable_dir()?, new_name, RenameFlags::empty())?;
+        let flags = RenameFlags::empty();
+        rustix::fs::renameat_with(self.writable_dir()?, rename.name, to.writable_dir()?, rename.new_name, flags)?;
+        *Self::downcast(rename.child)?.place.lock() = Some(Place { parent: to, name: rename.new_name.to_vec() });
         Ok(())
-    }
-
-    fn moved(&self, new_dir: &Arc<dyn Inode>, new_name: &[u8]) {
-        if let Ok(parent) = Self::downcast(new_dir) {
-            *self.place.lock() = Some(Place { parent, name: new_name.to_vec() });
-        }
     }
 
     fn set_attr(&self, set: &SetAttr) -> SysResult<()> {

@@ -6,6 +6,7 @@
 
 mod cpuinfo;
 mod memory;
+mod mounts;
 mod process;
 mod status;
 mod system;
@@ -19,7 +20,10 @@ use abi::{Errno, SysResult, c};
 use sync::{Mutex, monotonic_ns};
 use task::{Kernel, Task};
 use usermem::IoBuf;
-use vfs::{Attr, Dentry, DirEntry, FileOps, Inode, NewNode, SetAttr, new_dev};
+use vfs::{
+    Attr, Caching, Dentry, DirEntry, FileOps, FileSystemType, Inode, MountRequest, NewNode, Path, Plain, SetAttr, SuperBlock,
+    new_dev,
+};
 
 use crate::process::{Item, Member};
 use crate::system::{Body, Entry};
@@ -29,14 +33,33 @@ const MAGIC: i64 = 0x9fa0;
 /// Nanoseconds of a clock tick (`USER_HZ` is 100).
 const TICK: u64 = 10_000_000;
 
+/// The type of filesystem: each mount is an instance of its own.
+pub struct ProcFs {
+    pub kernel: Arc<Kernel>,
+}
+
+impl FileSystemType for ProcFs {
+    fn name(&self) -> &'static str {
+        "proc"
+    }
+
+    fn mount(&self, request: &MountRequest<'_>) -> SysResult<Arc<Dentry>> {
+        if request.options.iter().any(|option| !matches!(&*option.name, b"gid" | b"hidepid" | b"subset")) {
+            return Err(Errno::EINVAL);
+        }
+        let dev = new_dev();
+        Dentry::root(SuperBlock::new("proc", dev, Box::new(Plain)), root(self.kernel.clone(), dev))
+    }
+}
+
 /// The root directory of a /proc.
 #[must_use]
-pub fn root(kernel: Arc<Kernel>) -> Arc<dyn Inode> {
+pub fn root(kernel: Arc<Kernel>, dev: u64) -> Arc<dyn Inode> {
     let uptime = monotonic_ns().saturating_sub(kernel.started);
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     let now = Timespec { sec: now.tv_sec, nsec: now.tv_nsec }.to_ns();
     let proc = Proc {
-        dev: new_dev(),
+        dev,
         boot_id: uuid().unwrap_or_default(),
         boot_time: now.unwrap_or(0).saturating_sub(uptime),
         cpu_seen: AtomicU64::new(0),
@@ -197,10 +220,10 @@ impl Inode for Node {
         }
     }
 
-    fn magic_link(&self) -> Option<Arc<Dentry>> {
+    fn magic_link(&self) -> SysResult<Option<Path>> {
         match &self.what {
-            What::Fixed(_) => None,
-            What::Process(member, item) => member.target(&self.proc.kernel, *item),
+            What::Fixed(_) => Ok(None),
+            What::Process(member, item) => Ok(member.target(&self.proc.kernel, *item)),
         }
     }
 
@@ -213,7 +236,7 @@ impl Inode for Node {
         Err(Errno::ENOENT)
     }
 
-    fn unlink(&self, _name: &[u8], _dir: bool) -> SysResult<()> {
+    fn unlink(&self, _name: &[u8], _child: &Arc<dyn Inode>, _dir: bool, _used: bool) -> SysResult<()> {
         Err(Errno::EPERM)
     }
 
@@ -227,8 +250,8 @@ impl Inode for Node {
         Ok(Statfs { kind: MAGIC, bsize: 4096, frsize: 4096, namelen: 255, ..Statfs::default() })
     }
 
-    fn volatile(&self) -> bool {
-        true
+    fn caching(&self) -> Caching {
+        Caching::None
     }
 }
 

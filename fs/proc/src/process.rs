@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use abi::{Errno, SysResult, c};
 use mm::Dumpable;
 use task::{Group, Kernel, Task};
-use vfs::{Dentry, DirEntry, File, FsContext};
+use vfs::{DirEntry, File, Path, Places};
 
 use crate::status::{FILES, TextFile};
 use crate::{Proc, number};
@@ -67,9 +67,14 @@ pub struct View {
 }
 
 impl View {
-    /// A copy of the task's root, working directory and mask.
-    pub fn fs(&self) -> Option<FsContext> {
-        fs_of(self.task.as_deref()?).into()
+    /// The task's root and working directory.
+    pub fn places(&self) -> Option<Arc<Places>> {
+        places_of(self.task.as_deref()?).into()
+    }
+
+    /// The task's file mode mask.
+    pub fn umask(&self) -> Option<u32> {
+        Some(self.task.as_ref()?.lock().fs.umask())
     }
 
     /// Its address space.
@@ -84,9 +89,9 @@ impl View {
     }
 }
 
-fn fs_of(task: &Task) -> FsContext {
+fn places_of(task: &Task) -> Arc<Places> {
     let fs = task.lock().fs.clone();
-    fs.lock().clone()
+    fs.places()
 }
 
 impl Member {
@@ -219,13 +224,13 @@ impl Member {
     }
 
     /// Where a link leads.
-    pub fn target(&self, kernel: &Kernel, item: Item) -> Option<Arc<Dentry>> {
+    pub fn target(&self, kernel: &Kernel, item: Item) -> Option<Path> {
         let view = self.view(kernel)?;
         match item {
             Item::Link(Link::Exe) => view.task.as_ref()?.lock().exe.clone(),
-            Item::Link(Link::Cwd) => Some(view.fs()?.cwd),
-            Item::Link(Link::Root) => Some(view.fs()?.root),
-            Item::Fd(fd) => view.file(fd).ok()?.dentry.clone(),
+            Item::Link(Link::Cwd) => Some(view.places()?.cwd.clone()),
+            Item::Link(Link::Root) => Some(view.places()?.root.clone()),
+            Item::Fd(fd) => view.file(fd).ok()?.path.clone(),
             _ => None,
         }
     }
@@ -236,9 +241,9 @@ impl Member {
             return Err(Errno::EINVAL);
         }
         let view = self.view(&proc.kernel).ok_or(Errno::ENOENT)?;
-        if let Some(dentry) = self.target(&proc.kernel, item) {
-            let root = proc.caller().map(|task| fs_of(&task)).or_else(|| view.fs());
-            return Ok(dentry.path(&root.ok_or(Errno::ENOENT)?.root));
+        if let Some(target) = self.target(&proc.kernel, item) {
+            let places = proc.caller().map(|task| places_of(&task)).or_else(|| view.places());
+            return Ok(target.show(&places.ok_or(Errno::ENOENT)?.root));
         }
         match item {
             Item::Fd(fd) => Ok(view.file(fd)?.ops.describe().into_bytes()),

@@ -12,6 +12,7 @@ use mm::{ImageInfo, MapInfo};
 use usermem::{PAGE_SIZE, UserMemoryExt};
 
 use crate::memory::{self, map_lines};
+use crate::mounts;
 use crate::process::View;
 use crate::{Proc, TICK};
 
@@ -38,12 +39,13 @@ pub static FILES: &[TextFile] = &[
     TextFile { name: "comm", number: 5, make: comm_file },
     TextFile { name: "maps", number: 6, make: memory::maps },
     TextFile { name: "auxv", number: 7, make: |_, view| Ok(info(view).auxv) },
-    TextFile { name: "mounts", number: 8, make: mounts },
-    TextFile { name: "mountinfo", number: 9, make: mountinfo },
+    TextFile { name: "mounts", number: 8, make: mounts::mounts },
+    TextFile { name: "mountinfo", number: 9, make: mounts::mountinfo },
     TextFile { name: "limits", number: 10, make: limits },
     TextFile { name: "cgroup", number: 11, make: |_, _| Ok(b"0::/\n".to_vec()) },
     TextFile { name: "smaps", number: 12, make: memory::smaps },
     TextFile { name: "smaps_rollup", number: 13, make: memory::smaps_rollup },
+    TextFile { name: "mountstats", number: 14, make: mounts::mountstats },
 ];
 
 /// State letter and word.
@@ -215,8 +217,8 @@ fn status(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     let mut out = b"Name:\t".to_vec();
     out.extend(comm_escaped(view));
     let mut rest = String::from("\n");
-    if let Some(fs) = view.fs() {
-        let _ = writeln!(rest, "Umask:\t{:04o}", fs.umask);
+    if let Some(umask) = view.umask() {
+        let _ = writeln!(rest, "Umask:\t{umask:04o}");
     }
     let _ = write!(rest, "State:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\n", view.group.pid);
     let _ = write!(rest, "Pid:\t{}\nPPid:\t{}\nTracerPid:\t0\n", view.id, parent(view));
@@ -264,45 +266,6 @@ fn strings(view: &View, range: impl Fn(&ImageInfo) -> Range<u64>) -> Vec<u8> {
         at = next;
     }
     text
-}
-
-/// Mount points that may be there, and their types.
-const MOUNTS: &[(&str, &str)] = &[("/", "overlay"), ("/proc", "proc"), ("/dev", "tmpfs"), ("/tmp", "tmpfs"), ("/sys", "tmpfs")];
-
-/// Mount point, type and device of each mount that the task sees.
-fn mounted(view: &View) -> Vec<(&'static str, &'static str, u64)> {
-    let Some(fs) = view.fs() else {
-        return Vec::new();
-    };
-    let mut found: Vec<(&str, &str, u64)> = Vec::new();
-    for (path, kind) in MOUNTS {
-        let dentry = fs.walk(None, path.as_bytes(), false).and_then(vfs::Lookup::existing);
-        if let Ok(attr) = dentry.and_then(|dentry| dentry.inode().attr())
-            // On the root's device it is just a directory.
-            && found.first().is_none_or(|root| root.2 != attr.dev)
-        {
-            found.push((path, kind, attr.dev));
-        }
-    }
-    found
-}
-
-fn mounts(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
-    let mut out = String::new();
-    for (path, kind, _) in mounted(view) {
-        let _ = writeln!(out, "{kind} {path} {kind} rw 0 0");
-    }
-    Ok(out.into_bytes())
-}
-
-fn mountinfo(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
-    let mut out = String::new();
-    for (id, (path, kind, dev)) in (21u32..).zip(mounted(view)) {
-        let parent = if path == "/" { 1 } else { 21 };
-        let (major, minor) = (c::major(dev), c::minor(dev));
-        let _ = writeln!(out, "{id} {parent} {major}:{minor} / {path} rw - {kind} {kind} rw");
-    }
-    Ok(out.into_bytes())
 }
 
 /// Names and units, by `RLIMIT_*`.

@@ -58,7 +58,7 @@ pub static ROOT: Entry = dir(
         file("stat", 5, stat),
         file("uptime", 6, uptime),
         file("loadavg", 7, loadavg),
-        file("filesystems", 8, |_| text("nodev\tproc\nnodev\ttmpfs\nnodev\toverlay\nnodev\tpipefs\n")),
+        file("filesystems", 8, filesystems),
         file("cmdline", 9, |_| text("\n")),
         link("mounts", 10, |_| text("self/mounts")),
         link("self", 11, own),
@@ -87,6 +87,13 @@ const VM: &[Entry] = &[
 ];
 
 const FS: &[Entry] = &[file("file-max", 50, |_| text("9223372036854775807\n")), file("pipe-max-size", 51, |_| text("1048576\n"))];
+
+fn filesystems(proc: &Proc) -> SysResult<Vec<u8>> {
+    let line = |kind: &std::sync::Arc<dyn vfs::FileSystemType>| {
+        format!("{}\t{}\n", if kind.nodev() { "nodev" } else { "" }, kind.name())
+    };
+    text(proc.kernel.filesystems.list().iter().map(line).collect::<String>())
+}
 
 fn text(text: impl Into<Vec<u8>>) -> SysResult<Vec<u8>> {
     Ok(text.into())

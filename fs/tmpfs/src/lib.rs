@@ -15,12 +15,55 @@ use abi::structs::{Statfs, Timespec};
 use abi::{Errno, SysResult, c};
 use pipe::{Pipe, PipeEnd};
 use sync::Mutex;
-use vfs::{Attr, DirEntry, Endpoint, FileOps, Inode, NewNode, SetAttr, new_dev, new_ino};
+use vfs::{
+    Attr, Dentry, DirEntry, Endpoint, FileOps, FileSystemType, Inode, MountRequest, NewNode, Plain, Rename, SetAttr, SuperBlock,
+    new_dev, new_ino,
+};
 
 use regular::Regular;
 
 /// Opens devices by number.
 pub type DeviceOpener = dyn Fn(u32, u64) -> SysResult<Arc<dyn FileOps>> + Send + Sync;
+
+/// The type of filesystem (tmpfs(5)).
+pub struct TmpFs {
+    /// `tmpfs`, or `ramfs`, which is the same here.
+    pub name: &'static str,
+    pub devices: Arc<DeviceOpener>,
+}
+
+impl FileSystemType for TmpFs {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn mount(&self, request: &MountRequest<'_>) -> SysResult<Arc<Dentry>> {
+        let mut set = SetAttr { mode: Some(0o1777), ..SetAttr::default() };
+        for option in &request.options {
+            let id = || option.number(10).and_then(|id| u32::try_from(id).map_err(|_| Errno::EINVAL)).map(Some);
+            match &*option.name {
+                b"mode" => set.mode = Some(u32::try_from(option.number(8)? & 0o7777).map_err(|_| Errno::EINVAL)?),
+                b"uid" => set.uid = id()?,
+                b"gid" => set.gid = id()?,
+                // Nothing is limited yet.
+                b"size" | b"nr_inodes" | b"nr_blocks" => {}
+                _ => return Err(Errno::EINVAL),
+            }
+        }
+        let root = Node::root(None, 0, self.devices.clone())?;
+        root.set_attr(&set)?;
+        dentry(self.name, root)
+    }
+}
+
+/// The root of a filesystem in memory, as something to mount.
+///
+/// # Errors
+/// `EIO`
+pub fn dentry(kind: &'static str, root: Arc<Node>) -> SysResult<Arc<Dentry>> {
+    let dev = root.fs.dev;
+    Dentry::root(SuperBlock::new(kind, dev, Box::new(Plain)), root)
+}
 
 struct Super {
     dev: u64,
@@ -65,7 +108,7 @@ impl Node {
     pub fn root(lower: Option<Arc<dyn Inode>>, mode: u32, devices: Arc<DeviceOpener>) -> SysResult<Arc<Self>> {
         let fs = Arc::new(Super { dev: new_dev(), devices });
         let mode = lower.as_ref().map_or(Ok(mode), |lower| Ok::<_, Errno>(lower.attr()?.mode))?;
-        let node = NewNode { mode: c::S_IFDIR | mode & 0o7777, uid: 0, gid: 0, rdev: 0, target: Vec::new() };
+        let node = NewNode::plain(c::S_IFDIR | mode & 0o7777);
         let root = Self::new(&fs, &node)?;
         root.state.lock().lower = lower;
         Ok(root)
@@ -94,6 +137,7 @@ impl Node {
             atime: time,
             mtime: time,
             ctime: time,
+            btime: Some(time),
         };
         let state = Mutex::new(State { attr, body, lower: None });
         let endpoint = (attr.kind() == c::S_IFSOCK).then(Box::default);
@@ -262,15 +306,19 @@ impl Inode for Node {
         self.put(name, Some(node))
     }
 
-    fn unlink(&self, name: &[u8], dir: bool) -> SysResult<()> {
+    fn unlink(&self, name: &[u8], _child: &Arc<dyn Inode>, dir: bool, _used: bool) -> SysResult<()> {
         let node = self.child(name)?;
         node.removable(dir)?;
         node.links.fetch_sub(1, Ordering::Relaxed);
         self.put(name, None)
     }
 
-    fn rename(&self, name: &[u8], new_dir: &Arc<dyn Inode>, new_name: &[u8]) -> SysResult<()> {
-        let to = Self::downcast(new_dir)?;
+    fn rename(&self, rename: &Rename<'_>) -> SysResult<()> {
+        if rename.flags != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let (name, new_name) = (rename.name, rename.new_name);
+        let to = Self::downcast(rename.new_dir)?;
         if !Arc::ptr_eq(&to.fs, &self.fs) {
             return Err(Errno::EXDEV);
         }

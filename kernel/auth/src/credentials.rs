@@ -101,6 +101,17 @@ impl Credentials {
         }
     }
 
+    /// Those that access(2) asks with: the real user's and group's, with the capabilities that a program of root's would have.
+    #[must_use]
+    pub fn for_access(&self) -> Arc<Self> {
+        let mut who = Self { fsuid: self.ruid, fsgid: self.rgid, ..self.clone() };
+        if !self.securebits.has(Securebits::NO_SETUID_FIXUP) {
+            let root = self.user_ns.make_kuid(0) == Some(self.ruid);
+            who.effective = if root { self.permitted } else { CapSet::EMPTY };
+        }
+        Arc::new(who)
+    }
+
     /// Whether it has a capability over the whole sandbox: in the first user namespace (Linux's `capable`).
     #[must_use]
     pub fn has_capability(&self, cap: Capability) -> bool {

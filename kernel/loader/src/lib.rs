@@ -11,7 +11,7 @@ use auth::UserNamespace;
 use mm::{MappedFile, MemoryManager};
 use platform::Platform;
 use usermem::IoBuf;
-use vfs::{Dentry, FileOps, FsContext};
+use vfs::{Caller, FileOps, Path, WalkFlags};
 
 /// Scripts that may name scripts (Linux: 4 levels).
 const MAX_SCRIPTS: usize = 5;
@@ -20,7 +20,7 @@ pub const MAX_ARGS: usize = 2 << 20;
 
 /// What to run.
 pub struct Program {
-    pub file: Arc<Dentry>,
+    pub file: Path,
     /// As given to execve(2).
     pub path: Vec<u8>,
     pub argv: Vec<Vec<u8>>,
@@ -40,7 +40,7 @@ pub struct Identity {
 }
 
 /// Tells who a program runs as, once its file is known: for scripts, the interpreter's.
-pub type Identify<'a> = dyn FnMut(&Arc<Dentry>) -> SysResult<Identity> + 'a;
+pub type Identify<'a> = dyn FnMut(&Path) -> SysResult<Identity> + 'a;
 
 /// A loaded program.
 pub struct Image {
@@ -49,7 +49,7 @@ pub struct Image {
     pub stack: u64,
     /// Command name, 15 bytes at most.
     pub comm: Vec<u8>,
-    pub exe: Arc<Dentry>,
+    pub exe: Path,
 }
 
 /// An executable file: its contents and how it is mapped.
@@ -59,13 +59,10 @@ struct Executable {
 }
 
 impl Executable {
-    fn open(dentry: &Arc<Dentry>, root: &Arc<Dentry>) -> SysResult<Self> {
-        let attr = dentry.inode().attr()?;
-        if attr.kind() != c::S_IFREG || attr.mode & 0o111 == 0 {
-            return Err(Errno::EACCES);
-        }
-        let ops = dentry.inode().clone().open(c::O_RDONLY)?;
-        let path = String::from_utf8_lossy(&dentry.path(root)).into_owned();
+    fn open(at: &Path, caller: &Caller) -> SysResult<Self> {
+        let attr = caller.may_exec(at)?;
+        let ops = at.inode().clone().open(c::O_RDONLY)?;
+        let path = String::from_utf8_lossy(&at.show(&caller.places.root)).into_owned();
         let mapped = MappedFile { file: ops.host_file()?, path: path.into(), dev: attr.dev, ino: attr.ino, writers: None };
         Ok(Self { ops, mapped })
     }
@@ -109,7 +106,7 @@ fn script(head: &[u8]) -> Option<SysResult<Interpreter>> {
 ///
 /// # Errors
 /// As execve(2), and what `identify` says: `ENOEXEC`, `EACCES`, `ENOENT`, `ELOOP`, `E2BIG`, `ENOMEM`.
-pub fn load(platform: &dyn Platform, fs: &FsContext, mut program: Program, identify: &mut Identify<'_>) -> SysResult<Image> {
+pub fn load(platform: &dyn Platform, caller: &Caller, mut program: Program, identify: &mut Identify<'_>) -> SysResult<Image> {
     let total: usize = program.argv.iter().chain(&program.envp).map(|text| text.len() + 9).sum();
     if total > MAX_ARGS {
         return Err(Errno::E2BIG);
@@ -120,15 +117,15 @@ pub fn load(platform: &dyn Platform, fs: &FsContext, mut program: Program, ident
     let name = program.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     let comm = name.get(..name.len().min(15)).unwrap_or_default().to_vec();
     for _ in 0..MAX_SCRIPTS {
-        let file = Executable::open(&program.file, &fs.root)?;
+        let file = Executable::open(&program.file, caller)?;
         let mut head = [0; 256];
         let len = file.read(0, &mut head)?;
         let Some(found) = script(head.get(..len).unwrap_or_default()) else {
             let identity = identify(&program.file)?;
-            return image(platform, fs, &program, &file, comm, identity);
+            return image(platform, caller, &program, &file, comm, identity);
         };
         let (interpreter, argument) = found?;
-        program.file = fs.walk(None, &interpreter, true)?.existing()?;
+        program.file = caller.resolve(&interpreter, WalkFlags::FOLLOW)?;
         let rest = program.argv.drain(..).skip(1).collect::<Vec<_>>();
         program.argv = std::iter::once(interpreter).chain(argument).chain([program.path.clone()]).chain(rest).collect();
         program.path = program.argv.first().cloned().unwrap_or_default();
@@ -138,7 +135,7 @@ pub fn load(platform: &dyn Platform, fs: &FsContext, mut program: Program, ident
 
 fn image(
     platform: &dyn Platform,
-    fs: &FsContext,
+    caller: &Caller,
     program: &Program,
     file: &Executable,
     comm: Vec<u8>,
@@ -148,8 +145,7 @@ fn image(
     // Everything that can be refused is, before the host makes a process.
     let interpreter = match &main.interpreter {
         Some(path) => {
-            let dentry = fs.walk(None, path, true)?.existing()?;
-            let file = Executable::open(&dentry, &fs.root)?;
+            let file = Executable::open(&caller.resolve(path, WalkFlags::FOLLOW)?, caller)?;
             let parsed = elf::parse(&file)?;
             Some((file, parsed))
         }
@@ -168,7 +164,7 @@ fn image(
         }
         None => (loaded.entry, 0),
     };
-    let exe = program.file.path(&fs.root);
+    let exe = program.file.text(&caller.places.root).text;
     let stack = stack::build(&mm, program, who, &loaded, base, &random, exe)?;
     Ok(Image { mm, entry, stack, comm, exe: program.file.clone() })
 }

@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 
 use abi::signal::SigInfo;
 use abi::{Errno, SysResult, c};
-use auth::{Capability, Charge, Counted, Credentials, ExecFile, ExecOutcome, Kgid, Kuid, Unsafe};
+use auth::{Capability, Charge, Counted, Credentials, ExecFile, ExecOutcome, FileCaps, Kgid, Kuid, Unsafe};
 use mm::Dumpable;
-use vfs::Dentry;
+use vfs::Path;
 
 use crate::current::Current;
 use crate::group::Group;
@@ -123,13 +123,15 @@ impl Current {
     ///
     /// # Errors
     /// `EPERM` when it needs capabilities that it can't get; `EAGAIN` when its user has too many processes.
-    pub(crate) fn exec_credentials(&self, file: &Arc<Dentry>) -> SysResult<ExecOutcome> {
+    pub(crate) fn exec_credentials(&self, file: &Path) -> SysResult<ExecOutcome> {
         let over = || self.credentials.user.used(Counted::Processes) > self.task.group.limit(c::RLIMIT_NPROC);
         if self.too_many && over() {
             return Err(Errno::EAGAIN);
         }
         let attr = file.inode().attr()?;
-        let file = ExecFile { mode: attr.mode, uid: Kuid(attr.uid), gid: Kgid(attr.gid), caps: None, nosuid: false };
+        let nosuid = file.mount.has(c::MS_NOSUID);
+        let caps = if nosuid { None } else { file_caps(file)? };
+        let file = ExecFile { mode: attr.mode, uid: Kuid(attr.uid), gid: Kgid(attr.gid), caps, nosuid };
         let no_new_privs = self.task.no_new_privs.load(Ordering::SeqCst);
         self.credentials.exec(&file, Unsafe { no_new_privs, shares_fs: self.shares_fs(), traced: false })
     }
@@ -167,5 +169,13 @@ impl Kernel {
                 }
             }
         }
+    }
+}
+
+/// The capabilities that a file gives to who runs it (`security.capability`).
+fn file_caps(file: &Path) -> SysResult<Option<FileCaps>> {
+    match file.inode().get_xattr(b"security.capability") {
+        Ok(value) => FileCaps::parse(&value).map(Some),
+        Err(_) => Ok(None),
     }
 }

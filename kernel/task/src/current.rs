@@ -9,8 +9,8 @@ use abi::{Errno, SysResult, c};
 use auth::Credentials;
 use mm::{Fault, MemoryManager};
 use platform::{Context, Exit, Prot, UserRegs};
-use sync::{MonotonicNs, Mutex, ParkResult, WaitQueue};
-use vfs::{FdTable, FsContext};
+use sync::{MonotonicNs, ParkResult, WaitQueue};
+use vfs::{Caller, FdTable, FsContext, MountNamespace};
 
 use crate::frame::Trap;
 use crate::futex::Waiter;
@@ -36,7 +36,7 @@ pub struct Current {
     /// It became a user with more processes than it may have: execve(2) is to fail.
     pub(crate) too_many: bool,
     pub fds: Arc<FdTable>,
-    pub fs: Arc<Mutex<FsContext>>,
+    pub fs: Arc<FsContext>,
     /// Stands in the futex table when it waits there.
     pub(crate) waiter: Arc<Waiter>,
     /// The call being handled, for restarts; cleared by what replaces the registers.
@@ -229,9 +229,15 @@ impl Current {
         if result == ParkResult::TimedOut { Err(Errno::ETIMEDOUT) } else { Ok(()) }
     }
 
-    /// A copy of root, working directory and mask.
+    /// Itself, as files see it.
     #[must_use]
-    pub fn fs_context(&self) -> FsContext {
-        self.fs.lock().clone()
+    pub fn caller(&self) -> Caller {
+        Caller::new(&self.fs, self.credentials.clone())
+    }
+
+    /// The mounts that it sees.
+    #[must_use]
+    pub fn mount_ns(&self) -> Arc<MountNamespace> {
+        self.task.lock().mount_ns.clone()
     }
 }

@@ -9,7 +9,7 @@ use auth::{Credentials, ExecOutcome};
 use loader::Identity;
 use mm::Dumpable;
 use platform::UserRegs;
-use vfs::Dentry;
+use vfs::Path;
 
 use crate::current::Current;
 use crate::frame::Trap;
@@ -68,11 +68,11 @@ impl Current {
     ///
     /// # Errors
     /// As execve(2).
-    pub fn exec(&mut self, file: Arc<Dentry>, path: Vec<u8>, argv: Vec<Vec<u8>>, envp: Vec<Vec<u8>>) -> SysResult<()> {
+    pub fn exec(&mut self, file: Path, path: Vec<u8>, argv: Vec<Vec<u8>>, envp: Vec<Vec<u8>>) -> SysResult<()> {
         let kernel = self.task.kernel.clone();
         let program = loader::Program { file, path, argv, envp, user_ns: self.credentials().user_ns.clone() };
         let mut outcome = None;
-        let image = loader::load(&*kernel.platform, &self.fs_context(), program, &mut |file| {
+        let image = loader::load(&*kernel.platform, &self.caller(), program, &mut |file| {
             let ExecOutcome { credentials, secure } = self.exec_credentials(file)?;
             let identity = identity(&credentials, secure);
             outcome = Some((credentials, secure));

@@ -8,7 +8,6 @@ use abi::{Errno, SysResult, c};
 use auth::Charge;
 use mm::MemoryManager;
 use platform::UserRegs;
-use sync::Mutex;
 use usermem::UserMemoryExt;
 
 use crate::current::Current;
@@ -163,7 +162,7 @@ impl Current {
         request: &CloneRequest,
     ) -> Arc<Task> {
         let fds = if request.has(c::CLONE_FILES) { self.fds.share() } else { self.fds.fork() };
-        let fs = if request.has(c::CLONE_FS) { self.fs.clone() } else { Arc::new(Mutex::new(self.fs_context())) };
+        let fs = if request.has(c::CLONE_FS) { self.fs.clone() } else { Arc::new(self.fs.fork()) };
         let mempolicy = self.task.lock().mempolicy;
         let (comm, exe, mask, altstack, slack, scheduling, net) = {
             let shared = self.task.lock();
@@ -177,7 +176,18 @@ impl Current {
                 shared.net.clone(),
             )
         };
-        let task = Task::new(&self.task.kernel, tid, group, mm.clone(), self.credentials().clone(), charge, fds, fs, &comm);
+        let task = Task::new(
+            &self.task.kernel,
+            tid,
+            group,
+            mm.clone(),
+            self.credentials().clone(),
+            charge,
+            fds,
+            fs,
+            self.mount_ns(),
+            &comm,
+        );
         let mut shared = task.lock();
         (shared.exe, shared.mask) = (exe, mask);
         (shared.timer_slack, shared.default_timer_slack) = (slack, slack);

@@ -9,7 +9,7 @@ use abi::{Errno, SysResult};
 use auth::{Credentials, UserNamespace};
 use platform::{Platform, UserRegs};
 use sync::{Mutex, Parker, monotonic_ns};
-use vfs::{Dentry, FdTable, File, FsContext};
+use vfs::{Caller, FdTable, File, FileSystems, FsContext, MountNamespace, WalkFlags};
 
 use crate::bootlog;
 use crate::current::Current;
@@ -40,7 +40,8 @@ pub type OnExit = Box<dyn FnOnce(i32) + Send>;
 
 /// What a process without a parent is: the first one, or one that is started from outside.
 pub struct ProcessRequest {
-    pub root: Arc<Dentry>,
+    /// Its root is the process's.
+    pub mount_ns: Arc<MountNamespace>,
     pub cwd: Vec<u8>,
     pub umask: u32,
     /// The program's file.
@@ -107,6 +108,8 @@ pub struct Kernel {
     pub net: Arc<dyn NetNamespace>,
     /// What dmesg(1) shows.
     pub log: Arc<klog::Log>,
+    /// Types of filesystems that can be mounted.
+    pub filesystems: FileSystems,
     /// Monotonic time at which the sandbox started.
     pub started: u64,
     pub hostname: Mutex<Vec<u8>>,
@@ -140,6 +143,7 @@ impl Kernel {
             futexes: FutexTable::default(),
             net,
             log: Arc::new(log),
+            filesystems: FileSystems::default(),
             started: monotonic_ns(),
             hostname: Mutex::new(b"palisade".to_vec()),
             unknown: Mutex::default(),
@@ -188,13 +192,14 @@ impl Kernel {
     /// # Errors
     /// As execve(2); `EAGAIN` when there are too many tasks.
     pub fn start_process(self: &Arc<Self>, request: ProcessRequest) -> SysResult<i32> {
-        let mut fs = FsContext { root: request.root.clone(), cwd: request.root, umask: request.umask & 0o777 };
-        fs.cwd = fs.walk(None, &request.cwd, true)?.existing()?;
+        let fs = FsContext::new(request.mount_ns.root(), request.umask & 0o777);
+        let who = Arc::new(request.credentials);
+        fs.set_cwd(Caller::new(&fs, who.clone()).resolve(&request.cwd, WalkFlags::FOLLOW)?)?;
+        let caller = Caller::new(&fs, who.clone());
         let path = request.path;
-        let file = fs.walk(None, &path, true)?.existing()?;
-        let program =
-            loader::Program { file, path, argv: request.argv, envp: request.envp, user_ns: request.credentials.user_ns.clone() };
-        let image = loader::load(&*self.platform, &fs, program, &mut |_| Ok(identity(&request.credentials, false)))?;
+        let file = caller.resolve(&path, WalkFlags::FOLLOW)?;
+        let program = loader::Program { file, path, argv: request.argv, envp: request.envp, user_ns: who.user_ns.clone() };
+        let image = loader::load(&*self.platform, &caller, program, &mut |_| Ok(identity(&who, false)))?;
         let fds = Arc::new(FdTable::default());
         for file in request.stdio {
             fds.install(file, false, 0, 1024)?;
@@ -202,8 +207,7 @@ impl Kernel {
         let regs = UserRegs { rip: image.entry, rsp: image.stack, eflags: 0x202, ..UserRegs::default() };
         let context = image.mm.aspace().clone().new_context(&regs, None)?;
         let pid = self.new_pid(0)?;
-        let credentials = Arc::new(request.credentials);
-        let charge = Task::charge_process(&credentials, u64::MAX)?;
+        let charge = Task::charge_process(&who, u64::MAX)?;
         let job = self.jobs.lock().new_session(pid);
         let group = Group::new(pid, None, None, job, 0);
         request.on_exit.into_iter().for_each(|on_exit| group.on_exit(on_exit));
@@ -212,7 +216,7 @@ impl Kernel {
                 *slot = limit;
             }
         }
-        let task = Task::new(self, pid, &group, image.mm, credentials, charge, fds, Arc::new(Mutex::new(fs)), &image.comm);
+        let task = Task::new(self, pid, &group, image.mm, who, charge, fds, Arc::new(fs), request.mount_ns, &image.comm);
         task.lock().exe = Some(image.exe);
         self.enlist(&task, true);
         Current::start(task.clone(), context, regs).inspect_err(|_| self.delist(&task))?;

@@ -10,7 +10,7 @@ use auth::{Charge, Credentials};
 use mm::{MemoryManager, Policy};
 use platform::Interrupter;
 use sync::{Mutex, MutexGuard, Parker, ThreadClock, WaitQueue};
-use vfs::{Dentry, FdTable, FsContext};
+use vfs::{FdTable, FsContext, MountNamespace, Path};
 
 use crate::group::Group;
 use crate::kernel::Kernel;
@@ -48,8 +48,9 @@ pub struct Shared {
     pub default_timer_slack: u64,
     pub scheduling: Scheduling,
     pub fds: Arc<FdTable>,
-    pub fs: Arc<Mutex<FsContext>>,
-    pub exe: Option<Arc<Dentry>>,
+    pub fs: Arc<FsContext>,
+    pub mount_ns: Arc<MountNamespace>,
+    pub exe: Option<Path>,
     pub comm: Vec<u8>,
     pub mask: SigSet,
     /// Mask to restore after the next signal or instead of it (sigsuspend(2), ppoll(2)).
@@ -107,7 +108,8 @@ impl Task {
         credentials: Arc<Credentials>,
         charge: Charge,
         fds: Arc<FdTable>,
-        fs: Arc<Mutex<FsContext>>,
+        fs: Arc<FsContext>,
+        mount_ns: Arc<MountNamespace>,
         comm: &[u8],
     ) -> Arc<Self> {
         let shared = Shared {
@@ -121,6 +123,7 @@ impl Task {
             scheduling: Scheduling::default(),
             fds,
             fs,
+            mount_ns,
             exe: None,
             comm: comm.to_vec(),
             mask: SigSet(0),

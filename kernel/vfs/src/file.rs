@@ -6,12 +6,14 @@ use std::sync::{Arc, OnceLock};
 
 use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
+use auth::Credentials;
 use sync::{Mutex, WaitEntry, WaitQueue};
 use usermem::{HostFile, IoBuf, UserMemory};
 
 use crate::attached::Attached;
-use crate::dentry::Dentry;
 use crate::inode::{Attr, DirEntry, Inode};
+use crate::mount::WriteAccess;
+use crate::path::Path;
 
 /// What an ioctl handler gets of its caller.
 pub struct IoctlArg<'a> {
@@ -205,10 +207,15 @@ struct Rare {
 /// An open file description (open(2)).
 pub struct File {
     pub ops: Arc<dyn FileOps>,
-    pub dentry: Option<Arc<Dentry>>,
+    /// Where it was opened.
+    pub path: Option<Path>,
     pub inode: Option<Arc<dyn Inode>>,
     flags: AtomicI32,
     cursor: Mutex<Cursor>,
+    /// Held while it is open for writing.
+    _access: Option<WriteAccess>,
+    /// Who opened it for writing, if what is written takes away set-user-id and the like.
+    writer: Option<Arc<Credentials>>,
     rare: OnceLock<Box<Rare>>,
 }
 
@@ -222,15 +229,27 @@ impl Drop for File {
 
 impl File {
     #[must_use]
-    pub fn new(ops: Arc<dyn FileOps>, place: Option<(Arc<Dentry>, Arc<dyn Inode>)>, flags: i32) -> Arc<Self> {
-        let (dentry, inode) = place.unzip();
+    pub fn new(ops: Arc<dyn FileOps>, path: Option<Path>, flags: i32) -> Arc<Self> {
+        Self::with_access(ops, path, flags, None, None)
+    }
+
+    /// One that keeps its mount writable.
+    #[must_use]
+    pub(crate) fn with_access(
+        ops: Arc<dyn FileOps>,
+        path: Option<Path>,
+        flags: i32,
+        access: Option<WriteAccess>,
+        writer: Option<Arc<Credentials>>,
+    ) -> Arc<Self> {
+        let inode = path.as_ref().map(|path| path.inode().clone());
         let mut flags = flags & !(c::O_CREAT | c::O_EXCL | c::O_NOCTTY | c::O_TRUNC | c::O_CLOEXEC);
-        if dentry.is_some() && flags & c::O_PATH == 0 {
+        if path.is_some() && flags & c::O_PATH == 0 {
             // Whatever is opened by name on a 64-bit Linux (F_GETFL shows it).
             flags |= O_LARGEFILE;
         }
         let rare = OnceLock::new();
-        Arc::new(Self { ops, dentry, inode, flags: AtomicI32::new(flags), cursor: Mutex::default(), rare })
+        Arc::new(Self { ops, path, inode, flags: AtomicI32::new(flags), cursor: Mutex::default(), _access: access, writer, rare })
     }
 
     fn rare(&self) -> &Rare {
@@ -344,6 +363,9 @@ impl File {
         if self.ops.is_stream() {
             return if options.at.is_some() { Err(Errno::ESPIPE) } else { self.ops.write(buf, 0) };
         }
+        if let (Some(writer), Some(inode)) = (&self.writer, &self.inode) {
+            crate::change::drop_privileges(writer, inode)?;
+        }
         let regular = self.ops.is_regular();
         let limit = options.limit.filter(|_| regular).map_or(u64::MAX, |limit| limit());
         let append = options.append.unwrap_or(self.flags() & c::O_APPEND != 0);
@@ -429,7 +451,7 @@ impl File {
                 if !attr.is_dir() {
                     return Err(Errno::ENOTDIR);
                 }
-                let parent = self.dentry.as_ref().and_then(|dentry| dentry.parent()).map_or(Ok(attr), |up| up.inode().attr())?;
+                let parent = self.path.as_ref().and_then(|path| path.dentry.parent()).map_or(Ok(attr), |up| up.inode().attr())?;
                 let dots = [(&b"."[..], attr.ino), (b"..", parent.ino)];
                 let mut all: Vec<_> = dots.map(|(name, ino)| DirEntry { name: name.to_vec(), ino, kind: c::S_IFDIR }).into();
                 all.extend(inode.readdir()?);

@@ -6,9 +6,13 @@ use std::sync::{Arc, Weak};
 
 use abi::structs::{Stat, Statfs, Timespec};
 use abi::{Errno, SysResult, c};
+use auth::Credentials;
 use sync::Mutex;
 
+use crate::acl::Acl;
 use crate::file::FileOps;
+use crate::path::Path;
+use crate::permission::{Access, generic_permission};
 
 /// Attributes of an inode (inode(7)).
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,6 +31,8 @@ pub struct Attr {
     pub atime: Timespec,
     pub mtime: Timespec,
     pub ctime: Timespec,
+    /// When it was made, if that is known.
+    pub btime: Option<Timespec>,
 }
 
 impl Attr {
@@ -97,6 +103,42 @@ pub struct NewNode {
     pub rdev: u64,
     /// Target of a symbolic link.
     pub target: Vec<u8>,
+    /// What it inherits of its directory's default list.
+    pub acl: Option<Arc<Acl>>,
+    pub default_acl: Option<Arc<Acl>>,
+}
+
+impl NewNode {
+    /// A node of root's.
+    #[must_use]
+    pub fn plain(mode: u32) -> Self {
+        Self { mode, uid: 0, gid: 0, rdev: 0, target: Vec::new(), acl: None, default_acl: None }
+    }
+}
+
+/// A name that moves (rename(2)).
+pub struct Rename<'a> {
+    pub name: &'a [u8],
+    pub child: &'a Arc<dyn Inode>,
+    pub new_dir: &'a Arc<dyn Inode>,
+    pub new_name: &'a [u8],
+    /// What the new name has been so far.
+    pub target: Option<&'a Arc<dyn Inode>>,
+    /// Somebody holds that.
+    pub target_used: bool,
+    /// `RENAME_EXCHANGE` or `RENAME_WHITEOUT`; the rest is done above.
+    pub flags: u32,
+}
+
+/// How far names that have been looked up may be remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caching {
+    /// Until we change them: nobody else does.
+    Exclusive,
+    /// As long as [`Inode::revalidate`] says so; what is missing isn't remembered.
+    Shared,
+    /// Not at all (/proc).
+    None,
 }
 
 /// A file, directory, link or device of a filesystem. Defaults say what Linux says where a filesystem can't.
@@ -104,6 +146,14 @@ pub trait Inode: Send + Sync + Any {
     /// # Errors
     /// `EIO` and what the host says.
     fn attr(&self) -> SysResult<Attr>;
+
+    /// `S_IFMT` bits, which never change.
+    ///
+    /// # Errors
+    /// As [`Self::attr`].
+    fn kind(&self) -> SysResult<u32> {
+        Ok(self.attr()?.kind())
+    }
 
     /// # Errors
     /// `ENOENT`, `ENOTDIR`.
@@ -125,9 +175,85 @@ pub trait Inode: Send + Sync + Any {
         Err(Errno::EINVAL)
     }
 
-    /// A link that leads to a dentry whatever its text says (/proc/pid/fd/N, exe, cwd).
-    fn magic_link(&self) -> Option<Arc<crate::Dentry>> {
-        None
+    /// A link that leads to a place whatever its text says (/proc/pid/fd/N, exe, cwd); `None` for others.
+    ///
+    /// # Errors
+    /// `EACCES` when the caller may not follow it.
+    fn magic_link(&self) -> SysResult<Option<Path>> {
+        Ok(None)
+    }
+
+    /// Whether an access is allowed.
+    ///
+    /// # Errors
+    /// `EACCES`
+    fn permission(&self, who: &Credentials, access: Access) -> SysResult<()> {
+        let attr = self.attr()?;
+        // Others than the owner may have what a list says; where the group's bits are empty, it says nothing.
+        let acl = if attr.mode & 0o070 != 0 && who.fsuid != attr.kuid() { self.acl(false)? } else { None };
+        generic_permission(who, &attr, acl, access)
+    }
+
+    /// Whether [`Self::permission`] has rules of its own, which bind root too.
+    fn own_rules(&self) -> bool {
+        false
+    }
+
+    /// The access control list, or the default one for what is made in this directory.
+    ///
+    /// # Errors
+    /// `EIO`
+    fn acl(&self, _default: bool) -> SysResult<Option<Arc<Acl>>> {
+        Ok(None)
+    }
+
+    /// Sets or removes a list; [`Self::set_attr`] has set the mode that goes with it.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`
+    fn set_acl(&self, _default: bool, _acl: Option<Arc<Acl>>) -> SysResult<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// The value of an extended attribute. Who may is checked above, and lists don't come here.
+    ///
+    /// # Errors
+    /// `ENODATA`, `EOPNOTSUPP`.
+    fn get_xattr(&self, _name: &[u8]) -> SysResult<Vec<u8>> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Sets one; `flags`: `XATTR_CREATE`, `XATTR_REPLACE`.
+    ///
+    /// # Errors
+    /// `EEXIST`, `ENODATA`, `ENOSPC`, `EOPNOTSUPP`.
+    fn set_xattr(&self, _name: &[u8], _value: &[u8], _flags: i32) -> SysResult<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// # Errors
+    /// `ENODATA`, `EOPNOTSUPP`.
+    fn remove_xattr(&self, _name: &[u8]) -> SysResult<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Names of all.
+    ///
+    /// # Errors
+    /// `EIO`
+    fn list_xattr(&self) -> SysResult<Vec<Vec<u8>>> {
+        Ok(Vec::new())
+    }
+
+    /// It has been read: the access time is now, if the rules of its mount and the time so far say so (`strict`: whatever that was).
+    fn accessed(&self, _strict: bool) {}
+
+    /// Makes a file without a name.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`
+    fn tmpfile(self: Arc<Self>, _node: &NewNode) -> SysResult<Arc<dyn Inode>> {
+        Err(Errno::EOPNOTSUPP)
     }
 
     /// Opens it; `flags` as in open(2). Directories are opened by the caller.
@@ -152,24 +278,21 @@ pub trait Inode: Send + Sync + Any {
         Err(Errno::EROFS)
     }
 
-    /// Removes a name; an empty directory if `dir`.
+    /// Removes the name of `child`; an empty directory if `dir`, something else if not. `used`: somebody holds it.
     ///
     /// # Errors
-    /// `ENOENT`, `EISDIR`, `ENOTDIR`, `ENOTEMPTY`, `EROFS`.
-    fn unlink(&self, _name: &[u8], _dir: bool) -> SysResult<()> {
+    /// `ENOENT`, `ENOTEMPTY`, `EROFS`.
+    fn unlink(&self, _name: &[u8], _child: &Arc<dyn Inode>, _dir: bool, _used: bool) -> SysResult<()> {
         Err(Errno::EROFS)
     }
 
-    /// Moves `name` to `new_name` in `new_dir` (of the same filesystem), replacing what is there.
+    /// Moves a name within the filesystem, replacing what is there.
     ///
     /// # Errors
-    /// `EXDEV`, `ENOENT`, `ENOTEMPTY`, `EISDIR`, `ENOTDIR`, `EROFS`.
-    fn rename(&self, _name: &[u8], _new_dir: &Arc<dyn Inode>, _new_name: &[u8]) -> SysResult<()> {
+    /// `EXDEV`, `ENOENT`, `ENOTEMPTY`, `EROFS`, `EINVAL` for flags it doesn't know.
+    fn rename(&self, _rename: &Rename<'_>) -> SysResult<()> {
         Err(Errno::EROFS)
     }
-
-    /// It has been renamed: it is `new_name` in `new_dir` now.
-    fn moved(&self, _new_dir: &Arc<dyn Inode>, _new_name: &[u8]) {}
 
     /// # Errors
     /// `EROFS`, `EPERM`.
@@ -188,9 +311,14 @@ pub trait Inode: Send + Sync + Any {
         None
     }
 
-    /// Whether names must be looked up anew each time (/proc).
-    fn volatile(&self) -> bool {
-        false
+    /// How far names in this directory may be remembered.
+    fn caching(&self) -> Caching {
+        Caching::Exclusive
+    }
+
+    /// Whether `name` is still `child`, where others change names too.
+    fn revalidate(&self, _name: &[u8], _child: &Arc<dyn Inode>) -> bool {
+        true
     }
 }
 

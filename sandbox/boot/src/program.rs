@@ -9,14 +9,14 @@ use auth::{CapSet, Credentials, Kgid, Kuid};
 use control::Process;
 use hostfs::{HostStream, Watcher};
 use task::{Kernel, OnExit, ProcessRequest};
-use vfs::{Dentry, File, FsContext};
+use vfs::{Caller, File, FsContext, MountNamespace, WalkFlags};
 
 use crate::error::BootError;
 
 /// Starts programs in a kernel.
 pub struct Launcher {
     pub kernel: Arc<Kernel>,
-    pub root: Arc<Dentry>,
+    pub mounts: Arc<MountNamespace>,
     pub watcher: Arc<Watcher>,
 }
 
@@ -31,10 +31,11 @@ impl Launcher {
     /// When it isn't there or can't be run.
     pub fn find(&self, process: &Process) -> Result<Vec<u8>, BootError> {
         let name = process.argv.first().map(String::as_str).unwrap_or_default();
-        let mut fs = FsContext { root: self.root.clone(), cwd: self.root.clone(), umask: 0 };
-        let cwd = fs.walk(None, process.cwd.as_bytes(), true).and_then(vfs::Lookup::existing);
-        fs.cwd = cwd.map_err(|errno| BootError::cwd(&process.cwd, errno))?;
-        search(&fs, name, process).map_err(|errno| BootError::exec(name, errno))
+        let who = Arc::new(self.credentials(process));
+        let fs = FsContext::new(self.mounts.root(), 0);
+        let cwd = Caller::new(&fs, who.clone()).resolve(process.cwd.as_bytes(), WalkFlags::FOLLOW);
+        cwd.and_then(|cwd| fs.set_cwd(cwd)).map_err(|errno| BootError::cwd(&process.cwd, errno))?;
+        search(&Caller::new(&fs, who), name, process).map_err(|errno| BootError::exec(name, errno))
     }
 
     /// Starts a program; returns its number. `streams`: standard input, output and error, or its terminal alone.
@@ -45,7 +46,7 @@ impl Launcher {
         let name = process.argv.first().map(String::as_str).unwrap_or_default();
         let path = self.find(process)?;
         let request = ProcessRequest {
-            root: self.root.clone(),
+            mount_ns: self.mounts.clone(),
             cwd: process.cwd.clone().into_bytes(),
             umask: process.user.umask.unwrap_or(0o022),
             path,
@@ -95,11 +96,8 @@ impl Launcher {
 }
 
 /// Finds a program along PATH, as execvp(3) does.
-fn search(fs: &FsContext, name: &str, process: &Process) -> SysResult<Vec<u8>> {
-    let check = |path: &[u8]| -> SysResult<()> {
-        let attr = fs.walk(None, path, true)?.existing()?.inode().attr()?;
-        if attr.kind() == c::S_IFREG && attr.mode & 0o111 != 0 { Ok(()) } else { Err(Errno::EACCES) }
-    };
+fn search(caller: &Caller, name: &str, process: &Process) -> SysResult<Vec<u8>> {
+    let check = |path: &[u8]| caller.may_exec(&caller.resolve(path, WalkFlags::FOLLOW)?).map(drop);
     if name.contains('/') {
         return check(name.as_bytes()).map(|()| name.as_bytes().to_vec());
     }

@@ -110,9 +110,9 @@ fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<Launcher, B
     kernel.quota.set_memory(config.quota.memory);
     let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
     kernel.quota.cpus.store(config.quota.cpus.map_or(cpus, |limit| limit.min(cpus)).max(1), Ordering::Relaxed);
-    let root = tree::assemble(mounts, &kernel).map_err(failed("cannot assemble the root filesystem", ""))?;
+    let mounts = tree::assemble(mounts, &kernel).map_err(failed("cannot assemble the root filesystem", ""))?;
     let watcher = Watcher::start().map_err(failed("cannot start a thread", ""))?;
-    Ok(Launcher { kernel, root, watcher })
+    Ok(Launcher { kernel, mounts, watcher })
 }
 
 /// Passes on to the first process what this one is sent.

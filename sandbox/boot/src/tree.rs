@@ -8,9 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use abi::{Errno, SysResult, c};
+use auth::Credentials;
 use hostfs::HostInode;
 use task::Kernel;
-use vfs::{Dentry, Inode, NewNode};
+use tmpfs::DeviceOpener;
+use vfs::{Caller, Dentry, Inode, MountNamespace, MountRequest, WalkFlags};
 
 use crate::config::{BootConfig, Mount, Source, Writes};
 
@@ -69,66 +71,99 @@ fn open(mount: &Mount) -> io::Result<Prepared> {
     Ok(Prepared { target: mount.target.clone().into_bytes(), what })
 }
 
-/// Assembles the tree.
+/// Assembles the tree, and registers the types of filesystems that can be mounted.
 ///
 /// # Errors
 /// What the filesystems say.
-pub fn assemble(mounts: Vec<Prepared>, kernel: &Arc<Kernel>) -> SysResult<Arc<Dentry>> {
-    let mut root: Option<Arc<Dentry>> = None;
-    for mount in mounts {
-        let inode = inode(mount.what, kernel)?;
-        match &root {
-            None => root = Some(Dentry::root(inode)),
-            Some(root) => attach(root, &mount.target, inode)?,
-        }
-    }
-    root.ok_or(Errno::EINVAL)
-}
-
-fn inode(what: Opened, kernel: &Arc<Kernel>) -> SysResult<Arc<dyn Inode>> {
+pub fn assemble(mounts: Vec<Prepared>, kernel: &Arc<Kernel>) -> SysResult<Arc<MountNamespace>> {
+    let filesystems = &kernel.filesystems;
+    filesystems.register(Arc::new(procfs::ProcFs { kernel: kernel.clone() }));
     let (log, started) = (kernel.log.clone(), kernel.started);
-    let devices = Arc::new(move |kind, rdev| devfs::open(kind, rdev, &log, started));
-    let over = |lower: Arc<dyn Inode>, writes| -> SysResult<Arc<dyn Inode>> {
-        match writes {
-            Writes::ToMemory => Ok(tmpfs::Node::root(Some(lower), 0o755, devices.clone())?),
-            Writes::No | Writes::ToHost => Ok(lower),
-        }
-    };
-    Ok(match what {
-        Opened::Directory(fd, writes) => over(HostInode::root(fd, writes == Writes::ToHost), writes)?,
-        Opened::File(fd, name, writes) => HostInode::below(fd, &name, writes == Writes::ToHost)?,
-        Opened::Internal(Source::Tmpfs { mode }) => tmpfs::Node::root(None, mode, devices)?,
-        Opened::Internal(Source::Proc) => procfs::root(kernel.clone()),
-        Opened::Internal(Source::Devices) => {
-            let dev: Arc<dyn Inode> = tmpfs::Node::root(None, 0o755, devices)?;
-            devfs::populate(&dev)?;
-            dev
-        }
-        Opened::Internal(_) => tmpfs::Node::root(None, 0o555, devices)?,
-    })
-}
-
-/// Mounts `inode` at a path below `root`, making what is missing on the way.
-fn attach(root: &Arc<Dentry>, target: &[u8], inode: Arc<dyn Inode>) -> SysResult<()> {
-    let fs = vfs::FsContext { root: root.clone(), cwd: root.clone(), umask: 0 };
-    let dir = inode.attr()?.is_dir();
-    let names: Vec<&[u8]> = target.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".").collect();
-    let mut path = Vec::new();
-    for (i, name) in names.iter().enumerate() {
-        path.push(b'/');
-        path.extend_from_slice(name);
-        let last = i + 1 == names.len();
-        let found = fs.walk(None, &path, true)?;
-        if found.found.is_none() {
-            let kind = if last && !dir { c::S_IFREG | 0o644 } else { c::S_IFDIR | 0o755 };
-            found.dir.create(&found.name, &NewNode { mode: kind, uid: 0, gid: 0, rdev: 0, target: Vec::new() })?;
+    let devices: Arc<DeviceOpener> = Arc::new(move |kind, rdev| devfs::open(kind, rdev, &log, started));
+    for name in ["tmpfs", "ramfs"] {
+        filesystems.register(Arc::new(tmpfs::TmpFs { name, devices: devices.clone() }));
+    }
+    let mut namespace: Option<Arc<MountNamespace>> = None;
+    let who = Arc::new(Credentials::root(kernel.user_ns.clone()));
+    for mount in mounts {
+        let (flags, source) = (flags(&mount.what), source(&mount.what));
+        match &namespace {
+            None => {
+                let mount = vfs::Mount::new(dentry(mount.what, &devices)?, source, flags);
+                namespace = Some(MountNamespace::new(&mount, kernel.user_ns.clone())?);
+            }
+            Some(namespace) => {
+                let caller = Caller::at_root(namespace.root(), who.clone());
+                let root = match mount.what {
+                    Opened::Internal(Source::Proc) => {
+                        let request = MountRequest { source: b"proc", options: Vec::new(), flags, caller: &caller };
+                        filesystems.get(b"proc")?.mount(&request)?
+                    }
+                    what => dentry(what, &devices)?,
+                };
+                let at = place(&caller, &mount.target, root.is_dir())?;
+                namespace.mount(&vfs::Mount::new(root, source, flags), &at)?;
+            }
         }
     }
-    let place = fs.walk(None, &path, true)?.existing()?;
-    let (Some(parent), Some(name)) = (place.parent(), place.path(root).rsplit(|byte| *byte == b'/').next().map(<[u8]>::to_vec))
-    else {
-        return Err(Errno::EBUSY);
+    namespace.ok_or(Errno::EINVAL)
+}
+
+/// Flags of a mount, as container runtimes have them.
+fn flags(what: &Opened) -> u64 {
+    let usual = c::MS_NOSUID | c::MS_NODEV | c::MS_NOEXEC | c::MS_RELATIME;
+    match what {
+        Opened::Directory(_, Writes::No) | Opened::File(_, _, Writes::No) => c::MS_RDONLY | c::MS_RELATIME,
+        Opened::Internal(Source::Proc) => usual,
+        Opened::Internal(Source::Devices) => c::MS_NOSUID | c::MS_RELATIME,
+        Opened::Internal(Source::Empty) => usual | c::MS_RDONLY,
+        _ => c::MS_RELATIME,
+    }
+}
+
+fn source(what: &Opened) -> &'static [u8] {
+    match what {
+        Opened::Directory(..) | Opened::File(..) => b"none",
+        Opened::Internal(Source::Proc) => b"proc",
+        Opened::Internal(Source::Empty) => b"sysfs",
+        Opened::Internal(_) => b"tmpfs",
+    }
+}
+
+/// The root of what is to be mounted.
+fn dentry(what: Opened, devices: &Arc<DeviceOpener>) -> SysResult<Arc<Dentry>> {
+    let devices = devices.clone();
+    let host = |root: Arc<HostInode>, writes| match writes {
+        Writes::ToMemory => tmpfs::dentry("overlay", tmpfs::Node::root(Some(root), 0o755, devices.clone())?),
+        Writes::No | Writes::ToHost => root.dentry(),
     };
-    parent.mount(&name, inode);
-    Ok(())
+    match what {
+        Opened::Directory(fd, writes) => host(HostInode::root(fd, writes == Writes::ToHost), writes),
+        Opened::File(fd, name, writes) => HostInode::below(fd, &name, writes == Writes::ToHost)?.dentry(),
+        Opened::Internal(Source::Devices) => {
+            let dev = tmpfs::Node::root(None, 0o755, devices)?;
+            let inode: Arc<dyn Inode> = dev.clone();
+            devfs::populate(&inode)?;
+            tmpfs::dentry("tmpfs", dev)
+        }
+        Opened::Internal(Source::Tmpfs { mode }) => tmpfs::dentry("tmpfs", tmpfs::Node::root(None, mode, devices)?),
+        Opened::Internal(_) => tmpfs::dentry("sysfs", tmpfs::Node::root(None, 0o555, devices)?),
+    }
+}
+
+/// The place for a mount; what is missing on the way is made.
+fn place(caller: &Caller, target: &[u8], dir: bool) -> SysResult<vfs::Path> {
+    let names: Vec<&[u8]> = target.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".").collect();
+    let mut path = b"/".to_vec();
+    for (i, name) in names.iter().enumerate() {
+        path.extend_from_slice(name);
+        let kind = if i + 1 == names.len() && !dir { c::S_IFREG | 0o644 } else { c::S_IFDIR | 0o755 };
+        let found = caller.walk(None, &path, WalkFlags::FOLLOW)?;
+        if found.found.is_none() {
+            caller.create(&found, kind, 0, Vec::new())?;
+        }
+        path.push(b'/');
+    }
+    path.pop();
+    caller.resolve(if path.is_empty() { b"/" } else { &path }, WalkFlags::FOLLOW)
 }

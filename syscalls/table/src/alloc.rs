@@ -17,9 +17,17 @@ pub const ENTRIES: &[Entry] = &[
     full(nr::SYNC_FILE_RANGE, sync_file_range),
     full(nr::FSYNC, |t, a| open(t, a[0])?.ops.fsync().map(|()| 0)),
     full(nr::FDATASYNC, |t, a| open(t, a[0])?.ops.fsync().map(|()| 0)),
-    // Nothing is held back here: what isn't in memory is the host's, whose caches are its own.
-    full(nr::SYNC, |_, _| Ok(0)),
-    full(nr::SYNCFS, |t, a| open(t, a[0]).map(|_| 0)),
+    full(nr::SYNC, |t, _| {
+        for superblock in t.mount_ns().superblocks() {
+            // What can't be written back is told to who asks about the file.
+            let _ = superblock.ops().sync();
+        }
+        Ok(0)
+    }),
+    full(nr::SYNCFS, |t, a| match &open(t, a[0])?.path {
+        Some(at) => at.mount.superblock().ops().sync().map(|()| 0),
+        None => Ok(0),
+    }),
 ];
 
 /// A file that is more than a place.

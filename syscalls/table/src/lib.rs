@@ -6,6 +6,7 @@
 
 mod alloc;
 mod args;
+mod attr;
 mod credentials;
 mod epoll;
 mod fcntl;
@@ -19,6 +20,7 @@ mod lock;
 mod mem;
 mod membarrier;
 mod mempolicy;
+mod mount;
 mod path;
 mod poll;
 mod prctl;
@@ -67,6 +69,7 @@ const fn partial(nr: u64, handler: Handler, note: &'static str) -> Entry {
 /// The table, by area.
 const AREAS: &[&[Entry]] = &[
     alloc::ENTRIES,
+    attr::ENTRIES,
     credentials::ENTRIES,
     epoll::ENTRIES,
     fcntl::ENTRIES,
@@ -80,6 +83,7 @@ const AREAS: &[&[Entry]] = &[
     mem::ENTRIES,
     membarrier::ENTRIES,
     mempolicy::ENTRIES,
+    mount::ENTRIES,
     path::ENTRIES,
     poll::ENTRIES,
     prctl::ENTRIES,

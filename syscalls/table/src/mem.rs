@@ -159,16 +159,21 @@ fn source(t: &Current, fd: u64, shared: bool, prot: Prot) -> SysResult<(Option<M
     if access & c::O_PATH != 0 {
         return Err(Errno::EBADF);
     }
-    let deny = if shared && access != c::O_RDWR { Prot::WRITE } else { Prot::empty() };
+    let mut deny = if shared && access != c::O_RDWR { Prot::WRITE } else { Prot::empty() };
     if access == c::O_WRONLY || prot.intersects(deny) {
         return Err(Errno::EACCES);
+    }
+    if file.path.as_ref().is_some_and(|at| at.mount.has(c::MS_NOEXEC)) {
+        if prot.contains(Prot::EXEC) {
+            return Err(Errno::EPERM);
+        }
+        deny |= Prot::EXEC;
     }
     if file.ops.maps_memory() {
         return Ok((None, deny));
     }
     let attr = file.attr()?;
-    let root = t.fs.lock().root.clone();
-    let path = file.dentry.as_ref().map(|dentry| dentry.path(&root)).unwrap_or_default();
+    let path = file.path.as_ref().map(|at| at.show(&t.fs.places().root)).unwrap_or_default();
     let path = String::from_utf8_lossy(&path).into_owned().into();
     let mapped = MappedFile { file: file.ops.host_file()?, path, dev: attr.dev, ino: attr.ino, writers: None };
     Ok((Some(mapped), deny))

@@ -1,188 +1,134 @@
 //! Names: open, link, unlink, rename, directories.
 
-use std::any::Any;
-use std::sync::Arc;
-
-use abi::structs::Timespec;
 use abi::{Errno, SysResult, c, nr};
 use task::Current;
 use usermem::UserMemoryExt;
-use vfs::{Dentry, File, FileOps, Lookup, NewNode, SetAttr};
+use vfs::{Lookup, OpenHow, Path, WalkFlags};
 
 use crate::args::{file, int, path, start, uint, walk};
-use crate::{Entry, fd, full, io, lock, partial};
+use crate::lock::wait_for_leases;
+use crate::{Entry, fd, full};
 
-const CWD: u64 = c::AT_FDCWD as u64;
+pub const CWD: u64 = c::AT_FDCWD as u64;
 
 pub const ENTRIES: &[Entry] = &[
-    partial(nr::OPEN, |t, a| open(t, CWD, a[0], int(a[1]), uint(a[2])), "no O_TMPFILE; permissions aren't checked"),
-    partial(nr::OPENAT, |t, a| open(t, a[0], a[1], int(a[2]), uint(a[3])), "no O_TMPFILE; permissions aren't checked"),
-    full(nr::CREAT, |t, a| open(t, CWD, a[0], c::O_CREAT | c::O_WRONLY | c::O_TRUNC, uint(a[1]))),
+    full(nr::OPEN, |t, a| open(t, CWD, a[0], OpenHow::new(int(a[1]), uint(a[2])))),
+    full(nr::OPENAT, |t, a| open(t, a[0], a[1], OpenHow::new(int(a[2]), uint(a[3])))),
+    full(nr::OPENAT2, openat2),
+    full(nr::CREAT, |t, a| open(t, CWD, a[0], OpenHow::new(c::O_CREAT | c::O_WRONLY | c::O_TRUNC, uint(a[1])))),
     full(nr::MKDIR, |t, a| mkdir(t, CWD, a[0], uint(a[1]))),
     full(nr::MKDIRAT, |t, a| mkdir(t, a[0], a[1], uint(a[2]))),
     full(nr::MKNOD, |t, a| mknod(t, CWD, a[0], uint(a[1]), a[2])),
     full(nr::MKNODAT, |t, a| mknod(t, a[0], a[1], uint(a[2]), a[3])),
     full(nr::RMDIR, |t, a| unlink(t, CWD, a[0], true)),
     full(nr::UNLINK, |t, a| unlink(t, CWD, a[0], false)),
-    full(nr::UNLINKAT, |t, a| unlink(t, a[0], a[1], int(a[2]) & c::AT_REMOVEDIR != 0)),
+    full(nr::UNLINKAT, |t, a| match int(a[2]) {
+        0 => unlink(t, a[0], a[1], false),
+        c::AT_REMOVEDIR => unlink(t, a[0], a[1], true),
+        _ => Err(Errno::EINVAL),
+    }),
     full(nr::SYMLINK, |t, a| symlink(t, a[0], CWD, a[1])),
     full(nr::SYMLINKAT, |t, a| symlink(t, a[0], a[1], a[2])),
     full(nr::LINK, |t, a| link(t, CWD, a[0], CWD, a[1], 0)),
     full(nr::LINKAT, |t, a| link(t, a[0], a[1], a[2], a[3], int(a[4]))),
     full(nr::RENAME, |t, a| rename(t, CWD, a[0], CWD, a[1], 0)),
     full(nr::RENAMEAT, |t, a| rename(t, a[0], a[1], a[2], a[3], 0)),
-    partial(nr::RENAMEAT2, |t, a| rename(t, a[0], a[1], a[2], a[3], uint(a[4])), "RENAME_NOREPLACE only"),
+    full(nr::RENAMEAT2, |t, a| rename(t, a[0], a[1], a[2], a[3], uint(a[4]))),
     full(nr::READLINK, |t, a| readlink(t, CWD, a[0], a[1], a[2])),
     full(nr::READLINKAT, |t, a| readlink(t, a[0], a[1], a[2], a[3])),
     full(nr::GETCWD, getcwd),
     full(nr::CHDIR, |t, a| {
-        let to = walk(t, CWD, a[0], true)?.existing()?;
+        let to = walk(t, CWD, a[0], true)?;
         chdir(t, to)
     }),
     full(nr::FCHDIR, |t, a| {
-        let to = file(t, a[0])?.dentry.clone().ok_or(Errno::ENOTDIR)?;
+        let to = file(t, a[0])?.path.clone().ok_or(Errno::ENOTDIR)?;
         chdir(t, to)
     }),
-    full(nr::UMASK, |t, a| Ok(std::mem::replace(&mut t.fs.lock().umask, uint(a[0]) & 0o777).into())),
-    full(nr::CHMOD, |t, a| set(t, CWD, a[0], 0, &mode(a[1]))),
-    full(nr::FCHMOD, |t, a| set_file(t, a[0], &mode(a[1]))),
-    full(nr::FCHMODAT, |t, a| set(t, a[0], a[1], 0, &mode(a[2]))),
-    full(nr::CHOWN, |t, a| set(t, CWD, a[0], 0, &owner(a[1], a[2]))),
-    full(nr::LCHOWN, |t, a| set(t, CWD, a[0], c::AT_SYMLINK_NOFOLLOW, &owner(a[1], a[2]))),
-    full(nr::FCHOWN, |t, a| set_file(t, a[0], &owner(a[1], a[2]))),
-    full(nr::FCHOWNAT, |t, a| set(t, a[0], a[1], int(a[4]), &owner(a[2], a[3]))),
-    full(nr::TRUNCATE, |t, a| {
-        let size = new_size(t, a[1])?;
-        set(t, CWD, a[0], 0, &SetAttr { size, ..SetAttr::default() })
-    }),
-    full(nr::FTRUNCATE, |t, a| {
-        let size = new_size(t, a[1])?;
-        if file(t, a[0])?.flags() & c::O_ACCMODE == c::O_RDONLY {
-            return Err(Errno::EINVAL);
-        }
-        set_file(t, a[0], &SetAttr { size, ..SetAttr::default() })
-    }),
-    full(nr::UTIMENSAT, utimensat),
+    full(nr::UMASK, |t, a| Ok(t.fs.set_umask(uint(a[0])).into())),
 ];
 
-/// The size that truncate(2) asks for.
-fn new_size(t: &Current, arg: u64) -> SysResult<Option<u64>> {
-    let size = u64::try_from(arg.cast_signed()).map_err(|_| Errno::EINVAL)?;
-    io::check_size(t, size)?;
-    Ok(Some(size))
+fn open(t: &mut Current, dirfd: u64, addr: u64, how: OpenHow) -> SysResult<u64> {
+    let path = path(t, addr)?;
+    open_text(t, dirfd, &path, how)
 }
 
-fn mode(bits: u64) -> SetAttr {
-    SetAttr { mode: Some(uint(bits) & 0o7777), ..SetAttr::default() }
+fn open_text(t: &mut Current, dirfd: u64, path: &[u8], how: OpenHow) -> SysResult<u64> {
+    // With RESOLVE_IN_ROOT an absolute path, too, starts at the descriptor.
+    let scoped = how.walk.intersects(WalkFlags::IN_ROOT | WalkFlags::BENEATH) && int(dirfd) != c::AT_FDCWD && !path.is_empty();
+    let start = if scoped { Some(crate::args::place(t, dirfd)?) } else { start(t, dirfd, path)? };
+    let file = t.caller().open(start.as_ref(), path, how, &mut |inode, flags| wait_for_leases(t, inode, flags))?;
+    fd::install(t, file, how.flags & c::O_CLOEXEC != 0, 0)
 }
 
-fn owner(uid: u64, gid: u64) -> SetAttr {
-    let id = |id: u64| Some(uint(id)).filter(|id| *id != u32::MAX);
-    SetAttr { uid: id(uid), gid: id(gid), ..SetAttr::default() }
-}
-
-/// The target of a call with `AT_EMPTY_PATH` and `AT_SYMLINK_NOFOLLOW`.
-pub fn target(t: &Current, dirfd: u64, addr: u64, flags: i32) -> SysResult<Arc<Dentry>> {
-    walk(t, dirfd, addr, flags & c::AT_SYMLINK_NOFOLLOW == 0)?.existing()
-}
-
-fn set(t: &mut Current, dirfd: u64, addr: u64, flags: i32, attr: &SetAttr) -> SysResult<u64> {
-    if flags & c::AT_EMPTY_PATH != 0 && path(t, addr)?.is_empty() {
-        return set_file(t, dirfd, attr);
+/// `struct open_how`: flags, mode, `RESOLVE_*`; more must be zeros.
+fn openat2(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    const SIZE: usize = 24;
+    const FLAGS: [(u64, WalkFlags); 5] = [
+        (c::RESOLVE_NO_XDEV, WalkFlags::NO_XDEV),
+        (c::RESOLVE_NO_MAGICLINKS, WalkFlags::NO_MAGICLINKS),
+        (c::RESOLVE_NO_SYMLINKS, WalkFlags::NO_SYMLINKS.union(WalkFlags::NO_MAGICLINKS)),
+        (c::RESOLVE_BENEATH, WalkFlags::BENEATH),
+        (c::RESOLVE_IN_ROOT, WalkFlags::IN_ROOT),
+    ];
+    /// `RESOLVE_CACHED`: give up where the filesystem would have to be asked.
+    const CACHED: u64 = 0x20;
+    let size = usize::try_from(a[3]).map_err(|_| Errno::E2BIG)?;
+    if size < SIZE {
+        return Err(Errno::EINVAL);
     }
-    target(t, dirfd, addr, flags)?.inode().set_attr(attr).map(|()| 0)
+    if size > 4096 {
+        return Err(Errno::E2BIG);
+    }
+    let [flags, mode, resolve]: [u64; 3] = t.mm.read_obj(a[2])?;
+    let mut rest = vec![0; size - SIZE];
+    t.mm.read(a[2].checked_add(SIZE as u64).ok_or(Errno::EFAULT)?, &mut rest)?;
+    if rest.iter().any(|byte| *byte != 0) {
+        return Err(Errno::E2BIG);
+    }
+    OpenHow::check(flags, mode)?;
+    let known = FLAGS.iter().fold(CACHED, |all, (bit, _)| all | bit);
+    let scoped = c::RESOLVE_BENEATH | c::RESOLVE_IN_ROOT;
+    if resolve & !known != 0 || resolve & scoped == scoped {
+        return Err(Errno::EINVAL);
+    }
+    let path = path(t, a[1])?;
+    if resolve & CACHED != 0 {
+        // Nobody can rely on its success: io_uring is what it is for.
+        return Err(Errno::EAGAIN);
+    }
+    let mut how = OpenHow::new(i32::try_from(flags & 0x7fff_ffff).map_err(|_| Errno::EINVAL)?, uint(mode));
+    how.walk = FLAGS.iter().filter(|(bit, _)| resolve & bit != 0).map(|(_, flag)| *flag).collect();
+    open_text(t, a[0], &path, how)
 }
 
-fn set_file(t: &mut Current, fd: u64, attr: &SetAttr) -> SysResult<u64> {
-    file(t, fd)?.inode.as_ref().ok_or(Errno::EINVAL)?.set_attr(attr).map(|()| 0)
+/// A path and where it starts.
+fn find<'a>(t: &Current, dirfd: u64, path: &'a [u8], flags: WalkFlags) -> SysResult<Lookup<'a>> {
+    let start = start(t, dirfd, path)?;
+    t.caller().walk(start.as_ref(), path, flags)
 }
 
-/// A directory, or anything opened with O_PATH: only a place.
-struct Place;
-
-impl FileOps for Place {
-    fn read(&self, _: &mut usermem::IoBuf<'_>, _: u64) -> SysResult<usize> {
-        Err(Errno::EISDIR)
-    }
-
-    fn fsync(&self) -> SysResult<()> {
-        Ok(())
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
-
-fn open(t: &mut Current, dirfd: u64, addr: u64, flags: i32, mode: u32) -> SysResult<u64> {
-    let found = walk(t, dirfd, addr, flags & c::O_NOFOLLOW == 0 && flags & (c::O_CREAT | c::O_EXCL) != c::O_CREAT | c::O_EXCL)?;
-    if flags & c::O_TMPFILE == c::O_TMPFILE {
-        return Err(Errno::EOPNOTSUPP);
-    }
-    let cloexec = flags & c::O_CLOEXEC != 0;
-    let dentry = match (found.found.clone(), flags & c::O_CREAT != 0) {
-        (Some(_), true) if flags & c::O_EXCL != 0 => return Err(Errno::EEXIST),
-        (Some(_), _) => found.existing()?,
-        (None, true) => {
-            if found.slash {
-                return Err(Errno::EISDIR);
-            }
-            create(t, &found, c::S_IFREG | mode & 0o7777, 0, Vec::new())?
-        }
-        (None, false) => return Err(Errno::ENOENT),
-    };
-    let attr = dentry.inode().attr()?;
-    let inode = dentry.inode().clone();
-    if flags & c::O_PATH != 0 {
-        return fd::install(t, File::new(Arc::new(Place), Some((dentry, inode)), c::O_PATH), cloexec, 0);
-    }
-    if flags & c::O_DIRECTORY != 0 && !attr.is_dir() {
-        return Err(Errno::ENOTDIR);
-    }
-    lock::wait_for_leases(t, &inode, flags)?;
-    let writes = flags & c::O_ACCMODE != c::O_RDONLY;
-    let ops: Arc<dyn FileOps> = if attr.is_dir() {
-        if writes || flags & c::O_CREAT != 0 {
-            return Err(Errno::EISDIR);
-        }
-        Arc::new(Place)
-    } else if attr.kind() == c::S_IFLNK {
-        match inode.magic_link() {
-            Some(_) => inode.clone().open(flags)?,
-            None => return Err(Errno::ELOOP),
-        }
-    } else {
-        inode.clone().open(flags)?
-    };
-    fd::install(t, File::new(ops, Some((dentry, inode)), flags), cloexec, 0)
-}
-
-fn create(t: &Current, at: &Lookup, mode: u32, rdev: u64, target: Vec<u8>) -> SysResult<Arc<Dentry>> {
-    let umask = if mode & c::S_IFMT == c::S_IFLNK { 0 } else { t.fs.lock().umask };
-    at.dir.create(&at.name, &NewNode { mode: mode & !umask, uid: 0, gid: 0, rdev, target })
-}
-
-/// The place for a new name.
-fn vacant(found: Lookup, dir: bool) -> SysResult<Lookup> {
-    match &found.found {
-        Some(_) => Err(Errno::EEXIST),
-        None if found.slash && !dir => Err(Errno::ENOENT),
-        None => Ok(found),
-    }
+/// Makes a node where there is none.
+fn create(t: &Current, dirfd: u64, addr: u64, mode: u32, rdev: u64, target: Vec<u8>) -> SysResult<u64> {
+    let path = path(t, addr)?;
+    let at = find(t, dirfd, &path, WalkFlags::empty())?;
+    t.caller().create(&at, mode, rdev, target).map(|_| 0)
 }
 
 fn mkdir(t: &mut Current, dirfd: u64, addr: u64, mode: u32) -> SysResult<u64> {
-    let at = vacant(walk(t, dirfd, addr, false)?, true)?;
-    create(t, &at, c::S_IFDIR | mode & 0o1777, 0, Vec::new()).map(|_| 0)
+    create(t, dirfd, addr, c::S_IFDIR | mode & 0o1777, 0, Vec::new())
 }
 
 fn mknod(t: &mut Current, dirfd: u64, addr: u64, mode: u32, rdev: u64) -> SysResult<u64> {
-    let at = vacant(walk(t, dirfd, addr, false)?, false)?;
-    let kind = if mode & c::S_IFMT == 0 { c::S_IFREG } else { mode & c::S_IFMT };
-    if kind == c::S_IFDIR || kind == c::S_IFLNK {
-        return Err(Errno::EPERM);
-    }
-    create(t, &at, kind | mode & 0o7777, rdev, Vec::new()).map(|_| 0)
+    let kind = match mode & c::S_IFMT {
+        0 => c::S_IFREG,
+        c::S_IFDIR => return Err(Errno::EPERM),
+        kind @ (c::S_IFREG | c::S_IFCHR | c::S_IFBLK | c::S_IFIFO | c::S_IFSOCK) => kind,
+        _ => return Err(Errno::EINVAL),
+    };
+    // Numbers of devices are 32 bits here; other kinds have none.
+    let rdev = if matches!(kind, c::S_IFCHR | c::S_IFBLK) { uint(rdev).into() } else { 0 };
+    create(t, dirfd, addr, kind | mode & 0o7777, rdev, Vec::new())
 }
 
 fn symlink(t: &mut Current, text: u64, dirfd: u64, addr: u64) -> SysResult<u64> {
@@ -190,70 +136,68 @@ fn symlink(t: &mut Current, text: u64, dirfd: u64, addr: u64) -> SysResult<u64> 
     if text.is_empty() {
         return Err(Errno::ENOENT);
     }
-    let at = vacant(walk(t, dirfd, addr, false)?, false)?;
-    create(t, &at, c::S_IFLNK | 0o777, 0, text).map(|_| 0)
-}
-
-fn last_is_special(name: &[u8]) -> bool {
-    name == b"." || name == b".."
+    create(t, dirfd, addr, c::S_IFLNK | 0o777, 0, text)
 }
 
 fn unlink(t: &mut Current, dirfd: u64, addr: u64, dir: bool) -> SysResult<u64> {
-    let found = walk(t, dirfd, addr, false)?;
-    if last_is_special(&found.name) {
-        return Err(if dir { Errno::EINVAL } else { Errno::EISDIR });
-    }
-    let (parent, name, slash) = (found.dir.clone(), found.name.clone(), found.slash);
-    found.existing()?;
-    if slash && !dir {
-        return Err(Errno::EISDIR);
-    }
-    parent.unlink(&name, dir).map(|()| 0)
+    let path = path(t, addr)?;
+    let at = find(t, dirfd, &path, WalkFlags::empty())?;
+    // Whoever looks at who else holds the name must not count us.
+    let at = Lookup { found: None, ..at };
+    t.caller().unlink(&at, dir).map(|()| 0)
 }
 
 fn link(t: &mut Current, from: u64, addr: u64, to: u64, to_addr: u64, flags: i32) -> SysResult<u64> {
-    let source = walk(t, from, addr, flags & c::AT_SYMLINK_FOLLOW != 0)?.existing()?;
-    let at = vacant(walk(t, to, to_addr, false)?, false)?;
-    at.dir.link(&at.name, &source).map(|()| 0)
+    if flags & !(c::AT_SYMLINK_FOLLOW | c::AT_EMPTY_PATH) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (path, to_path) = (path(t, addr)?, path(t, to_addr)?);
+    let source = if path.is_empty() && flags & c::AT_EMPTY_PATH != 0 {
+        crate::args::place(t, from)?
+    } else {
+        find(t, from, &path, WalkFlags::follow(flags & c::AT_SYMLINK_FOLLOW != 0))?.existing()?
+    };
+    let at = find(t, to, &to_path, WalkFlags::empty())?;
+    t.caller().link(&source, &at).map(|()| 0)
 }
 
 fn rename(t: &mut Current, from: u64, addr: u64, to: u64, to_addr: u64, flags: u32) -> SysResult<u64> {
-    if flags & !c::RENAME_NOREPLACE != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let (source, dest) = (walk(t, from, addr, false)?, walk(t, to, to_addr, false)?);
-    if last_is_special(&source.name) || last_is_special(&dest.name) {
-        return Err(Errno::EBUSY);
-    }
-    let moved = source.found.as_ref().ok_or(Errno::ENOENT)?;
-    if flags & c::RENAME_NOREPLACE != 0 && dest.found.is_some() {
-        return Err(Errno::EEXIST);
-    }
-    if (source.slash || dest.slash) && !moved.inode().attr()?.is_dir() {
-        return Err(Errno::ENOTDIR);
-    }
-    source.dir.rename(&source.name, &dest.dir, &dest.name).map(|()| 0)
+    let (path, to_path) = (path(t, addr)?, path(t, to_addr)?);
+    let source = find(t, from, &path, WalkFlags::empty())?;
+    let dest = find(t, to, &to_path, WalkFlags::empty())?;
+    let (source, dest) = (Lookup { found: None, ..source }, Lookup { found: None, ..dest });
+    t.caller().rename(&source, &dest, flags).map(|()| 0)
 }
 
 fn readlink(t: &mut Current, dirfd: u64, addr: u64, buf: u64, len: u64) -> SysResult<u64> {
     let len = usize::try_from(int(len)).ok().filter(|len| *len > 0).ok_or(Errno::EINVAL)?;
     let text = path(t, addr)?;
-    let dentry = if text.is_empty() {
-        file(t, dirfd)?.dentry.clone().ok_or(Errno::ENOENT)?
+    let at = if text.is_empty() {
+        file(t, dirfd)?.path.clone().ok_or(Errno::ENOENT)?
     } else {
-        let start = start(t, dirfd, &text)?;
-        t.fs_context().walk(start.as_ref(), &text, false)?.existing()?
+        find(t, dirfd, &text, WalkFlags::empty())?.existing()?
     };
-    let target = dentry.inode().readlink()?;
+    if !at.dentry.is_symlink() {
+        return Err(if text.is_empty() { Errno::ENOENT } else { Errno::EINVAL });
+    }
+    let target = at.inode().readlink()?;
+    at.inode().accessed(at.mount.has(c::MS_STRICTATIME));
     let part = target.get(..len.min(target.len())).unwrap_or_default();
     t.mm.write(buf, part)?;
     Ok(part.len() as u64)
 }
 
 fn getcwd(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let fs = t.fs_context();
-    let mut text = fs.cwd.path(&fs.root);
+    let places = t.fs.places();
+    let path = places.cwd.text(&places.root);
+    if path.deleted {
+        return Err(Errno::ENOENT);
+    }
+    let mut text = if path.reachable { path.text } else { [b"(unreachable)", &*path.text].concat() };
     text.push(0);
+    if text.len() > 4096 {
+        return Err(Errno::ENAMETOOLONG);
+    }
     if (text.len() as u64) > a[1] {
         return Err(Errno::ERANGE);
     }
@@ -261,28 +205,10 @@ fn getcwd(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     Ok(text.len() as u64)
 }
 
-fn chdir(t: &mut Current, to: Arc<Dentry>) -> SysResult<u64> {
-    if !to.inode().attr()?.is_dir() {
+fn chdir(t: &mut Current, to: Path) -> SysResult<u64> {
+    if !to.dentry.is_dir() {
         return Err(Errno::ENOTDIR);
     }
-    t.fs.lock().cwd = to;
-    Ok(0)
-}
-
-fn utimensat(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    const UTIME_NOW: i64 = 0x3fff_ffff;
-    const UTIME_OMIT: i64 = 0x3fff_fffe;
-    let now = Timespec::from_ns(crate::time::realtime_ns());
-    let pair: [[i64; 2]; 2] = if a[2] == 0 { [[0, UTIME_NOW]; 2] } else { t.mm.read_obj(a[2])? };
-    let time = |[sec, nsec]: [i64; 2]| match nsec {
-        UTIME_NOW => Ok(Some(now)),
-        UTIME_OMIT => Ok(None),
-        0..1_000_000_000 => Ok(Some(Timespec { sec, nsec })),
-        _ => Err(Errno::EINVAL),
-    };
-    let attr = SetAttr { atime: time(pair[0])?, mtime: time(pair[1])?, ..SetAttr::default() };
-    if a[1] == 0 {
-        return set_file(t, a[0], &attr);
-    }
-    set(t, a[0], a[1], int(a[3]), &attr)
+    t.caller().access(&to, vfs::Access::EXEC)?;
+    t.fs.set_cwd(to).map(|()| 0)
 }

@@ -93,14 +93,17 @@ fn strings(t: &Current, mut addr: u64, budget: &mut usize) -> SysResult<Vec<Vec<
 
 fn exec(t: &mut Current, dirfd: u64, name: u64, argv: u64, envp: u64, flags: i32) -> SysResult<u64> {
     let text = path(t, name)?;
-    let dentry = if text.is_empty() && flags & c::AT_EMPTY_PATH != 0 {
-        file(t, dirfd)?.dentry.clone().ok_or(Errno::EACCES)?
+    let at = if text.is_empty() && flags & c::AT_EMPTY_PATH != 0 {
+        file(t, dirfd)?.path.clone().ok_or(Errno::EACCES)?
     } else {
-        walk(t, dirfd, name, flags & c::AT_SYMLINK_NOFOLLOW == 0)?.existing()?
+        walk(t, dirfd, name, flags & c::AT_SYMLINK_NOFOLLOW == 0)?
     };
+    if at.dentry.is_symlink() {
+        return Err(Errno::ELOOP);
+    }
     let mut budget = 2 << 20;
     let (argv, envp) = (strings(t, argv, &mut budget)?, strings(t, envp, &mut budget)?);
-    t.exec(dentry, text, argv, envp)?;
+    t.exec(at, text, argv, envp)?;
     Ok(0)
 }
 

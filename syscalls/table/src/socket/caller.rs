@@ -6,7 +6,7 @@ use abi::{Errno, SysResult, c};
 use auth::{Capability, Kgid, Kuid};
 use socket::{Caller, Credentials, Endpoint};
 use task::Current;
-use vfs::{File, NewNode};
+use vfs::{Access, File, WalkFlags};
 
 /// The calling task.
 pub struct TaskCaller<'a>(pub &'a Current);
@@ -31,20 +31,18 @@ impl Caller for TaskCaller<'_> {
     }
 
     fn bind_path(&self, path: &[u8], endpoint: Endpoint) -> SysResult<()> {
-        let fs = self.0.fs_context();
-        let found = fs.walk(None, path, false)?;
-        if found.found.is_some() {
-            return Err(Errno::EADDRINUSE);
-        }
-        let node = NewNode { mode: c::S_IFSOCK | 0o777 & !fs.umask, uid: 0, gid: 0, rdev: 0, target: Vec::new() };
-        let dentry = found.dir.create(&found.name, &node)?;
-        *dentry.inode().endpoint().ok_or(Errno::EPERM)?.lock() = Some(endpoint);
+        let caller = self.0.caller();
+        let in_use = |errno| if errno == Errno::EEXIST { Errno::EADDRINUSE } else { errno };
+        let at = caller.vacant(None, path).map_err(in_use)?;
+        let made = caller.create(&at, c::S_IFSOCK | 0o777, 0, Vec::new()).map_err(in_use)?;
+        *made.inode().endpoint().ok_or(Errno::EPERM)?.lock() = Some(endpoint);
         Ok(())
     }
 
     fn find_path(&self, path: &[u8]) -> SysResult<Endpoint> {
-        let dentry = self.0.fs_context().walk(None, path, true)?.existing()?;
-        let endpoint = dentry.inode().endpoint().ok_or(Errno::ECONNREFUSED)?.lock().clone();
+        let (caller, at) = (self.0.caller(), self.0.caller().resolve(path, WalkFlags::FOLLOW)?);
+        caller.access(&at, Access::WRITE)?;
+        let endpoint = at.inode().endpoint().ok_or(Errno::ECONNREFUSED)?.lock().clone();
         endpoint.ok_or(Errno::ECONNREFUSED)
     }
 }

@@ -14,7 +14,9 @@ mod log;
 mod mapping;
 mod mem;
 mod membarrier;
+mod mount;
 mod path;
+mod perm;
 mod process;
 mod sched;
 mod seccomp;
@@ -38,7 +40,9 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         log::CASES,
         mem::CASES,
         membarrier::CASES,
+        mount::CASES,
         path::CASES,
+        perm::CASES,
         process::CASES,
         sched::CASES,
         seccomp::CASES,
