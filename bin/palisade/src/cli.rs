@@ -175,6 +175,16 @@ pub struct ExecArgs {
 }
 
 #[derive(Args)]
+pub struct DockerArgs {
+    /// Its name there: docker run --runtime=NAME.
+    #[arg(long, value_name = "NAME", default_value = "palisade")]
+    pub runtime: String,
+    /// Docker's configuration.
+    #[arg(long, value_name = "FILE", default_value = docker::CONFIG)]
+    pub config_file: PathBuf,
+}
+
+#[derive(Args)]
 pub struct UpdateArgs {
     /// Name of the container.
     pub id: String,
@@ -312,6 +322,19 @@ pub enum Command {
         /// Write every system call to standard output until the container ends, or end that.
         #[arg(long, value_enum)]
         strace: Switch,
+    },
+    /// Make palisade known to Docker as a runtime.
+    Install {
+        #[command(flatten)]
+        docker: DockerArgs,
+        /// Options that Docker is to run it with.
+        #[arg(last = true)]
+        flags: Vec<String>,
+    },
+    /// Make it unknown to Docker again.
+    Uninstall {
+        #[command(flatten)]
+        docker: DockerArgs,
     },
     /// Explain a topic.
     Help {

@@ -5,7 +5,7 @@ mod cli;
 
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +15,7 @@ use control::Process;
 use jail::IdMaps;
 use oci::{BlockIo, Container, Cpu, CreateOptions, ExecOptions, Memory, Options, Pids, ProcessInfo, Refused, Resources};
 
-use cli::{Cli, Command, CreateArgs, DoArgs, ExecArgs, Format, Global, Rootless, Switch, Topic, UpdateArgs};
+use cli::{Cli, Command, CreateArgs, DoArgs, DockerArgs, ExecArgs, Format, Global, Rootless, Switch, Topic, UpdateArgs};
 
 /// The environment inside: what is given, and what every program expects.
 fn environment(given: Vec<String>) -> Vec<String> {
@@ -165,6 +165,15 @@ fn execute(cli: Cli) -> Result<i32> {
             println!("{}", path.display());
         }
         Command::Debug { id, strace } => oci::strace(&root, &id, strace == Switch::On)?,
+        Command::Install { docker: DockerArgs { runtime, config_file }, flags } => {
+            let program = std::fs::canonicalize("/proc/self/exe").context("cannot find this program's own file")?;
+            let outcome = docker::install(&config_file, &runtime, &program, &flags)?;
+            tell(outcome, &config_file, &format!("runtime {runtime:?} is {}", program.display()));
+        }
+        Command::Uninstall { docker: DockerArgs { runtime, config_file } } => {
+            let outcome = docker::uninstall(&config_file, &runtime)?;
+            tell(outcome, &config_file, &format!("there is no runtime {runtime:?} any more"));
+        }
         Command::Help { topic: Topic::Syscalls } => {
             for (number, name, level) in syscalls::list() {
                 println!("{number:4} {name:24} {level}");
@@ -174,6 +183,17 @@ fn execute(cli: Cli) -> Result<i32> {
         }
     }
     Ok(0)
+}
+
+/// Says what has become of Docker's configuration, and what is to be done.
+fn tell(outcome: docker::Outcome, file: &Path, what: &str) {
+    match outcome {
+        docker::Outcome::Unchanged => println!("{}: {what} (it was so already)", file.display()),
+        docker::Outcome::Changed => {
+            println!("{}: {what}", file.display());
+            println!("Docker must be told: systemctl reload docker (or: kill -HUP $(pidof dockerd))");
+        }
+    }
 }
 
 fn list(all: &[Container], quiet: bool, format: Format) -> Result<()> {

@@ -62,7 +62,9 @@ pub fn build(
     let platform = strings.push_cstr(b"x86_64");
     let path = strings.push_cstr(&program.path);
     let args_start = strings.top + strings.bytes.len() as u64;
+    let argv_at = strings.bytes.len();
     let argv: Vec<_> = program.argv.iter().map(|text| strings.push_cstr(text)).collect();
+    mm.aspace().describe(strings.bytes.get(argv_at..).unwrap_or_default());
     let env_start = strings.top + strings.bytes.len() as u64;
     let envp: Vec<_> = program.envp.iter().map(|text| strings.push_cstr(text)).collect();
     let env_end = strings.top + strings.bytes.len() as u64;

@@ -126,6 +126,10 @@ pub trait AddressSpace: Send + Sync {
     /// Changes the access to what is mapped in the range; ranges without a mapping in between are skipped by the caller.
     fn protect(&self, addr: u64, len: u64, prot: Prot);
 
+    /// Has the host's tools show these arguments, each with a zero byte behind it, as what runs here; once, before anything runs. A platform that
+    /// can't does nothing.
+    fn describe(&self, _arguments: &[u8]) {}
+
     /// Sequence number of the last operation queued.
     fn queued(&self) -> u64;
 

@@ -22,6 +22,12 @@ pub const VDSO_SIZE: u64 = 0x4000;
 pub const HOST_VDSO: u64 = STUB_BASE + 0x4_0000;
 /// Bytes reserved for them.
 pub const HOST_VDSO_SIZE: u64 = 0x4_0000;
+/// The process's command line, for the host's `ps`: private memory, because the host shows no other.
+pub const TITLE: u64 = STUB_BASE + 0x9_0000;
+/// Bytes reserved for it.
+pub const TITLE_SIZE: u64 = 0x1000;
+/// Longest command line, in words of 64 bits.
+pub const TITLE_WORDS: usize = 128;
 /// Thread slots; slot 0 belongs to the creator thread.
 pub const SLOTS: u64 = STUB_BASE + 0x1000_0000;
 /// Bytes of one slot. A power of two: a thread finds its slot from its stack pointer.
@@ -84,6 +90,8 @@ pub const OP_CLOSE: u32 = 5;
 pub const OP_CLOSE_RAW: u32 = 6;
 /// Register a restartable-sequence area (`addr`, `len`, flags in `prot`, signature in `off`).
 pub const OP_RSEQ: u32 = 7;
+/// Have the host show `len` bytes of `Ctx::title` of slot 0 as the process's command line.
+pub const OP_DESCRIBE: u32 = 8;
 
 /// Creator commands ([`Ctx::cmd`]): start a thread in slot `cmd_arg`.
 pub const CMD_THREAD: u32 = 1;
@@ -196,6 +204,8 @@ pub struct Ctx {
     /// Descriptors received and kept.
     pub fds: [AtomicI32; MAX_FDS],
     pub ops: [Op; MAX_OPS],
+    /// Creator: a command line on its way to [`TITLE`].
+    pub title: [AtomicU64; TITLE_WORDS],
 }
 
 const _: () = assert!(core::mem::size_of::<Ctx>() <= 4096);

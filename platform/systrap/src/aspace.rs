@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use abi::{Errno, SysResult};
 use platform::{AddressSpace, Context, MapKind, Prot, TRAMPOLINE_LEN, UserRegs};
-use stub::layout::{MAX_FDS, MAX_OPS, OP_CLOSE, OP_MAP, OP_PROTECT, OP_RECV, OP_UNMAP, Op, VDSO};
+use stub::layout::{MAX_FDS, MAX_OPS, OP_CLOSE, OP_DESCRIBE, OP_MAP, OP_PROTECT, OP_RECV, OP_UNMAP, Op, VDSO};
 use sync::Mutex;
 use usermem::HostFile;
 
@@ -20,6 +20,7 @@ enum Item {
     Map { addr: u64, len: u64, file: Arc<HostFile>, offset: u64, prot: u32, flags: u32 },
     Unmap { addr: u64, len: u64 },
     Protect { addr: u64, len: u64, prot: u32 },
+    Describe { len: u64 },
 }
 
 /// A batch that a thread of the stub has been told to run.
@@ -133,6 +134,7 @@ impl Space {
         {
             let op = match item {
                 Item::Unmap { addr, len } => Op { code: OP_UNMAP, addr, len, ..Op::default() },
+                Item::Describe { len } => Op { code: OP_DESCRIBE, len, ..Op::default() },
                 Item::Protect { addr, len, prot } => Op { code: OP_PROTECT, prot, addr, len, ..Op::default() },
                 Item::Map { addr, len, file, offset, prot, flags } => {
                     let index = self.descriptor(&mut queue.files, &file, slot, &mut count)?;
@@ -226,6 +228,16 @@ impl AddressSpace for Space {
 
     fn protect(&self, addr: u64, len: u64, prot: Prot) {
         self.push(Item::Protect { addr, len, prot: prot.bits() });
+    }
+
+    fn describe(&self, arguments: &[u8]) {
+        let title = &self.process.slots.ctx(0).title;
+        for (word, bytes) in title.iter().zip(arguments.chunks(8)) {
+            let mut whole = [0; 8];
+            whole.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
+            word.store(u64::from_le_bytes(whole), Ordering::Relaxed);
+        }
+        self.push(Item::Describe { len: arguments.len() as u64 });
     }
 
     fn queued(&self) -> u64 {

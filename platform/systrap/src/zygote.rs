@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use abi::{Errno, SysResult};
 use stub::layout::{
     CONSTS, CONSTS_SIZE, Consts, HOST_VDSO, HOST_VDSO_SIZE, Header, SIGINTERRUPT, SLOT_COUNT, SLOT_SIZE, SLOTS, SOCKET_FD,
-    STUB_BASE, STUB_END, TEXT, TEXT_SIZE, VDSO, VDSO_SIZE,
+    STUB_BASE, STUB_END, TEXT, TEXT_SIZE, TITLE, TITLE_SIZE, VDSO, VDSO_SIZE,
 };
 
 use crate::process::{Process, Slots};
@@ -154,6 +154,8 @@ fn child(plan: &Plan) -> ! {
     check(5, raw(libc::SYS_mmap, VDSO, VDSO_SIZE, exec, fixed, image, VDSO - TEXT));
     let shared = (libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE | libc::MAP_NORESERVE) as u64;
     check(6, raw(libc::SYS_mmap, SLOTS, SLOT_SIZE * SLOT_COUNT, 3, shared, plan.slots as u64, 0));
+    let private = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
+    check(6, raw(libc::SYS_mmap, TITLE, TITLE_SIZE, 3, private, u64::MAX, 0));
     if let Some((base, _)) = plan.vdso.first() {
         for (start, end) in &plan.vdso {
             let to = HOST_VDSO + (start - base);

@@ -27,7 +27,8 @@ pub fn processes(root: &Path, id: &str) -> Result<Vec<ProcessInfo>> {
     }
 }
 
-/// Numbers on the host of what runs a container's processes: the sandbox and the host process behind each address space inside.
+/// Numbers on the host of what runs a container's processes: the host process behind each address space inside, which the host's `ps` shows
+/// under the command line of the program in it.
 ///
 /// # Errors
 /// When it isn't running.
@@ -35,13 +36,18 @@ pub fn host_processes(root: &Path, id: &str) -> Result<Vec<i32>> {
     let container = Container::load(root, id)?;
     container.require(&[Status::Created, Status::Running, Status::Paused], "list processes")?;
     let own = container.record.pid;
-    let mut all = vec![own];
+    let mut all = Vec::new();
     for thread in fs::read_dir(format!("/proc/{own}/task")).into_iter().flatten().flatten() {
         let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
         let children = children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
         // The one that others are made from has no program, and no command line.
         all.extend(children.filter(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())));
     }
+    if all.is_empty() {
+        // Not started yet, or a host that shows no command lines.
+        all.push(own);
+    }
+    all.sort_unstable();
     Ok(all)
 }
 

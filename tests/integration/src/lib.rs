@@ -2,11 +2,13 @@
 #![forbid(unsafe_code)]
 
 mod bundle;
+mod docker;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
 pub use bundle::Bundle;
+pub use docker::Docker;
 
 /// A program of this workspace's release build.
 #[must_use]

@@ -45,6 +45,20 @@ fn programs_run_beside_the_first_one() {
 }
 
 #[test]
+fn the_host_shows_what_runs() {
+    let bundle = Bundle::new("shown", "sleep 1001 & exec sleep 1002");
+    bundle.run("one");
+    let shown = || {
+        let pids: Vec<i32> = serde_json::from_str(&bundle.ok(&["ps", "--format", "json", "one"])).unwrap();
+        let line = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
+        let mut lines: Vec<String> = pids.iter().map(line).collect();
+        lines.sort();
+        lines
+    };
+    eventually("the host doesn't show the programs", || shown() == ["sleep 1001 ", "sleep 1002 "]);
+}
+
+#[test]
 fn options_say_who_and_where() {
     let bundle = Bundle::new("who", IDLE);
     bundle.run("one");
@@ -163,7 +177,7 @@ fn the_end_can_be_waited_for() {
     std::thread::sleep(Duration::from_millis(100));
     std::fs::write(bundle.dir.join("rootfs/go"), "").unwrap();
     let said = waiter.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&said.stdout), "{\"exitStatus\":3,\"id\":\"one\"}\n");
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "{\"id\":\"one\",\"exitStatus\":3}\n");
     bundle.wait_for("one", "stopped");
-    assert_eq!(bundle.ok(&["wait", "one"]), "{\"exitStatus\":3,\"id\":\"one\"}\n");
+    assert_eq!(bundle.ok(&["wait", "one"]), "{\"id\":\"one\",\"exitStatus\":3}\n");
 }
