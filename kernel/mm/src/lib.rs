@@ -19,6 +19,8 @@ mod remap;
 mod usage;
 mod vma;
 
+use std::any::Any;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -141,6 +143,8 @@ pub struct MemoryManager {
     pub info: Mutex<ImageInfo>,
     /// Kinds of barriers that this address space is registered for (`MEMBARRIER_CMD_REGISTER_*`).
     pub barriers: AtomicU32,
+    /// What io_setup(2) has made, by the ring's file.
+    pub aio: Mutex<BTreeMap<u64, Arc<dyn Any + Send + Sync>>>,
     guard: Guard,
 }
 
@@ -171,6 +175,7 @@ impl MemoryManager {
             resident_peak: AtomicU64::new(0),
             info: Mutex::default(),
             barriers: AtomicU32::new(0),
+            aio: Mutex::default(),
             guard: Guard::new(user_ns),
         }))
     }
@@ -227,6 +232,8 @@ impl MemoryManager {
             resident_peak: AtomicU64::new(0),
             info: Mutex::new(self.info.lock().clone()),
             barriers: AtomicU32::new(self.barriers.load(Ordering::Relaxed)),
+            // A child starts without (io_setup(2)).
+            aio: Mutex::default(),
             guard: self.guard.clone(),
         }))
     }

@@ -4,6 +4,7 @@
 //! counted in `Kernel::unknown`.
 #![forbid(unsafe_code)]
 
+mod aio;
 mod alloc;
 mod args;
 mod attr;
@@ -68,6 +69,7 @@ const fn partial(nr: u64, handler: Handler, note: &'static str) -> Entry {
 
 /// The table, by area.
 const AREAS: &[&[Entry]] = &[
+    aio::ENTRIES,
     alloc::ENTRIES,
     attr::ENTRIES,
     credentials::ENTRIES,

@@ -2,6 +2,7 @@
 
 use crate::Case;
 
+mod aio;
 mod creds;
 mod epoll;
 mod fd;
@@ -29,6 +30,7 @@ mod transfer;
 pub fn all() -> impl Iterator<Item = &'static Case> {
     [
         creds::CASES,
+        aio::CASES,
         epoll::CASES,
         fd::CASES,
         futex::CASES,
