@@ -225,20 +225,26 @@ impl MemoryManager {
     }
 
     /// Copies `len` bytes from what `source` gives to frames; returns how many, in whole pages.
-    fn copy_frames(&self, frame: u64, source: impl Fn(u64, u64) -> SysResult<usermem::Segment>, len: u64) -> u64 {
+    pub(crate) fn copy_frames(&self, frame: u64, source: impl Fn(u64, u64) -> SysResult<usermem::Segment>, len: u64) -> u64 {
         let mut done = 0;
         while done < len {
-            let copy = source(done, PAGE_SIZE).and_then(|src| self.arena.file.segment(frame + done, PAGE_SIZE)?.copy_from(&src));
-            if copy.is_err() {
-                break;
+            // All at once, unless a page is missing somewhere: then as far as it goes.
+            let whole =
+                source(done, len - done).and_then(|src| self.arena.file.copy_from(frame + done, &src).map(|()| src.len() as u64));
+            let copied = whole.or_else(|_| {
+                let src = source(done, PAGE_SIZE)?;
+                self.arena.file.copy_from(frame + done, &src).map(|()| src.len() as u64)
+            });
+            match copied {
+                Ok(copied) if copied >= PAGE_SIZE => done += copied,
+                _ => break,
             }
-            done += PAGE_SIZE;
         }
         done
     }
 
     /// Private copies of file pages, for a write.
-    fn copy_from_file(&self, state: &mut State, page: u64, range: &Range<u64>, vma: &Vma) -> SysResult<u64> {
+    pub(crate) fn copy_from_file(&self, state: &mut State, page: u64, range: &Range<u64>, vma: &Vma) -> SysResult<u64> {
         let Some((backing, offset)) = &vma.file else { return Err(Errno::EFAULT) };
         let next = state.pages.next(page).map_or(range.end, |(next, _)| next.start);
         let end = range.end.min(next).min(page + COPY_AROUND);

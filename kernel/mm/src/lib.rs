@@ -27,10 +27,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::SysResult;
 use auth::UserNamespace;
-use platform::{AddressSpace, Platform, Prot};
+use platform::{AddressSpace, MapKind, Platform, Prot};
 use rangemap::{Piece, RangeMap};
 use sync::Mutex;
-use usermem::PAGE_SIZE;
+use usermem::{PAGE_SIZE, budget};
 
 pub use fault::Fault;
 pub use guard::Dumpable;
@@ -42,7 +42,7 @@ use crate::arena::Arena;
 use crate::grace::Grace;
 use crate::guard::Guard;
 use crate::patch::Patches;
-use crate::vma::{Backing, VmaFlags, Vmas};
+use crate::vma::{Backing, Vma, VmaFlags, Vmas};
 
 /// Mappings of one address space at most (vm.max_map_count).
 const MAX_MAPS: usize = 65530;
@@ -50,6 +50,10 @@ const MAX_MAPS: usize = 65530;
 const STACK_LIMIT: u64 = 8 << 20;
 /// Left to the stack above where mappings are placed.
 const STACK_ROOM: u64 = 4 << 30;
+/// Bytes that fork(2) copies instead of having them copied when they are written; bytes of one run, used or not; pieces that are used.
+const MAX_AHEAD: u64 = 64 * PAGE_SIZE;
+const MAX_RUN_AHEAD: u64 = 2 << 20;
+const MAX_PIECES: usize = 16;
 /// Bits of chance, in pages, in where mappings are placed (`vm.mmap_rnd_bits`).
 const RANDOM_BITS: u32 = 28;
 
@@ -79,6 +83,12 @@ impl Piece for Page {
     fn continues(&self, len: u64, next: &Self) -> bool {
         self.frame + len == next.frame && self.shown == next.shown
     }
+}
+
+/// A run of pages that a fork has copied already.
+struct Ahead {
+    range: Range<u64>,
+    frame: u64,
 }
 
 /// What has been taken out of an address space and can't be given back yet.
@@ -198,10 +208,20 @@ impl MemoryManager {
     pub fn fork(&self) -> SysResult<Arc<Self>> {
         let mut state = self.state.lock();
         self.reap(&mut state);
-        self.write_protect(&mut state);
-        let aspace = self.aspace.fork()?;
+        let copies = self.copy_ahead(&state);
+        self.write_protect(&mut state, &copies);
+        let aspace = match self.aspace.fork() {
+            Ok(aspace) => aspace,
+            Err(errno) => {
+                copies.iter().for_each(|copy| self.arena.release(copy.frame, copy.range.end - copy.range.start));
+                return Err(errno);
+            }
+        };
         let mut copy = state.clone();
         copy.dying.clear();
+        for ahead in &copies {
+            copy.pages.remove(ahead.range.clone());
+        }
         copy.future = VmaFlags::empty();
         for (part, vma) in state.vmas.iter().filter(|(_, vma)| vma.flags.intersects(NOT_INHERITED)) {
             if vma.flags.contains(VmaFlags::DONT_FORK) {
@@ -220,6 +240,13 @@ impl MemoryManager {
         }
         copy.peak = copy.vmas.totals.all;
         self.arena.retain(copy.pages.iter().map(|(range, page)| (page.frame, range.end - range.start)));
+        for Ahead { range, frame } in copies {
+            for (part, vma) in copy.vmas.within(range.clone()) {
+                let from = frame + (part.start - range.start);
+                aspace.map(part.start, part.end - part.start, &self.arena.file, from, vma.access(), MapKind::Shared);
+            }
+            copy.pages.insert(range, Page { frame, shown: Shown::Writable });
+        }
         drop(state);
         Ok(Arc::new(Self {
             id: next_id(),
@@ -238,10 +265,41 @@ impl MemoryManager {
         }))
     }
 
+    /// Copies, for a fork, what both sides are about to write: small runs of pages that are written to, such as a library's data, the stack of
+    /// a thread, a small heap. A fault for each would cost far more than that. Returns nothing where memory is short.
+    fn copy_ahead(&self, state: &State) -> Vec<Ahead> {
+        let mut copies = Vec::new();
+        let mut left = MAX_AHEAD;
+        for (range, page) in state.pages.iter().filter(|(_, page)| page.shown == Shown::Writable) {
+            let len = range.end - range.start;
+            if len > MAX_RUN_AHEAD || budget::is_tight() {
+                continue;
+            }
+            let Ok(pieces) = self.arena.file.data(page.frame..page.frame + len, MAX_PIECES) else { continue };
+            let used: u64 = pieces.iter().map(|(_, len)| len).sum();
+            let plain = |(_, vma): &(Range<u64>, Vma)| !vma.flags.intersects(NOT_INHERITED);
+            if used > left || !state.vmas.within(range.clone()).iter().all(plain) {
+                continue;
+            }
+            let Ok((frame, count)) = self.arena.allocate(len / PAGE_SIZE) else { break };
+            let copied = |(at, len): &(u64, u64)| {
+                self.copy_frames(frame + (at - page.frame), |done, len| self.arena.file.segment(at + done, len), *len) == *len
+            };
+            if count * PAGE_SIZE < len || !pieces.iter().all(copied) {
+                self.arena.release(frame, count * PAGE_SIZE);
+                continue;
+            }
+            left -= used;
+            copies.push(Ahead { range, frame });
+        }
+        copies
+    }
+
     /// Takes from the guest what lets it write private pages: only what it can write now is touched.
-    fn write_protect(&self, state: &mut State) {
-        let writable: Vec<_> = state.pages.iter().filter(|(_, page)| page.shown == Shown::Writable).collect();
-        let writable: Vec<(Range<u64>, Page)> = writable.into_iter().map(|(range, page)| (range, *page)).collect();
+    fn write_protect(&self, state: &mut State, copies: &[Ahead]) {
+        let shared = |range: &Range<u64>| !copies.iter().any(|copy| copy.range == *range);
+        let writable = state.pages.iter().filter(|(range, page)| page.shown == Shown::Writable && shared(range));
+        let writable: Vec<(Range<u64>, Page)> = writable.map(|(range, page)| (range, *page)).collect();
         // Neighbours with one protection go together, whatever frames they have.
         let mut pending: Option<(Range<u64>, Prot)> = None;
         let flush = |pending: Option<(Range<u64>, Prot)>| {

@@ -121,11 +121,16 @@ impl MemoryManager {
             // What can't be brought in now is brought in when it is used.
             let _ = self.populate(&mut state, range.clone());
         } else if vma.file.is_some() {
-            if !vma.prot.is_empty() {
+            if is_program_data(&state, &range, &vma) {
+                let _ = self.copy_from_file(&mut state, range.start, &range, &vma);
+            }
+            let shown = state.pages.get(range.start).is_some_and(|(run, _)| run.end >= range.end);
+            if !vma.prot.is_empty() && !shown {
                 self.map_range(&mut state, range.clone(), &vma);
             }
-        } else if len <= EAGER && vma.prot.contains(Prot::WRITE) && !vma.flags.contains(VmaFlags::GROWS_DOWN) {
-            let _ = self.fill_anonymous(&mut state, range.start, &range, &vma, true);
+        } else if len <= EAGER && vma.prot.contains(Prot::WRITE) {
+            let first = if vma.flags.contains(VmaFlags::GROWS_DOWN) { range.end - PAGE_SIZE } else { range.start };
+            let _ = self.fill_anonymous(&mut state, first, &range, &vma, true);
         }
         Ok(range.start)
     }
@@ -289,4 +294,11 @@ impl MemoryManager {
             Err(_) => brk.end,
         }
     }
+}
+
+/// Whether a new mapping is the data of a program or library, whose code is mapped just below: the dynamic linker is about to write to it.
+fn is_program_data(state: &State, range: &Range<u64>, vma: &Vma) -> bool {
+    let file = |vma: &Vma| vma.file.as_ref().map(|(backing, _)| backing.file().id());
+    let below = || state.vmas.before(range.start).filter(|(below, _)| below.end == range.start);
+    !vma.shared() && vma.prot.contains(Prot::WRITE) && below().is_some_and(|(_, below)| file(below) == file(vma))
 }

@@ -73,8 +73,9 @@ impl MemoryManager {
         if state.patches.sites.len() >= MAX_SITES {
             return Err(Errno::ENOMEM);
         }
-        match self.patch_by_hole(&mut state, call, &range, &vma) {
-            Err(Errno::EINVAL) => self.patch_before(&mut state, call, nr, alone, &range, &vma),
+        // Holes are for those that have no other way: each serves but one.
+        match self.patch_before(&mut state, call, nr, alone, &range, &vma) {
+            Err(Errno::EINVAL | Errno::EFAULT) => self.patch_by_hole(&mut state, call, &range, &vma),
             result => result,
         }
     }

@@ -1,11 +1,13 @@
 //! Host files whose pages guests map.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use abi::{Errno, SysResult};
+use rustix::fs::SeekFrom;
 use sync::Mutex;
 
 use crate::PAGE_SIZE;
@@ -83,6 +85,43 @@ impl HostFile {
     /// `EIO`, `ENOSPC`.
     pub fn sync(&self) -> SysResult<()> {
         if self.memory || !self.writable { Ok(()) } else { Ok(rustix::fs::fsync(&self.fd)?) }
+    }
+
+    /// Copies guest memory into the file. Where it had no page yet, this is cheaper than to touch one in the window.
+    ///
+    /// # Errors
+    /// `EFAULT` when a page is missing, `ENOSPC`.
+    pub fn copy_from(&self, offset: u64, src: &Segment) -> SysResult<()> {
+        let at = i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+        // SAFETY: the segment is a window of ours; the host finds out which of its pages are missing.
+        let count = unsafe { libc::pwrite(self.fd.as_raw_fd(), src.ptr.cast(), src.len, at) };
+        match usize::try_from(count) {
+            Ok(count) if count == src.len => Ok(()),
+            Ok(_) => Err(Errno::EFAULT),
+            Err(_) => Err(std::io::Error::last_os_error().into()),
+        }
+    }
+
+    /// The pieces of a range that aren't holes, swapped-out ones included: offset and bytes, at most `most` of them (`E2BIG`).
+    ///
+    /// # Errors
+    /// `E2BIG`, `EINVAL` where the host can't tell.
+    pub fn data(&self, range: Range<u64>, most: usize) -> SysResult<Vec<(u64, u64)>> {
+        let mut pieces = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let start = match rustix::fs::seek(&self.fd, SeekFrom::Data(at)) {
+                Ok(start) if start < range.end => start,
+                Ok(_) | Err(rustix::io::Errno::NXIO) => break,
+                Err(errno) => return Err(errno.into()),
+            };
+            if pieces.len() >= most {
+                return Err(Errno::E2BIG);
+            }
+            at = rustix::fs::seek(&self.fd, SeekFrom::Hole(start))?.min(range.end);
+            pieces.push((start, at - start));
+        }
+        Ok(pieces)
     }
 
     /// Which pages of a range are in memory: sets a byte of `present` for each.
