@@ -22,7 +22,7 @@ enum Task {
     Test,
     /// Checks layering, unsafe code and sizes of files.
     Rules,
-    Bench(bench::Options),
+    Bench(Box<bench::Options>),
     Compat(compat::Options),
     Conformance(Box<conformance::Options>),
 }

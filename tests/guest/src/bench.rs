@@ -1,4 +1,6 @@
 //! Times single operations: `guest-bench [ROW…]` prints `ROW NANOSECONDS` per operation, median of several batches.
+//!
+//! `guest-bench --commands FILE` times shell commands instead: lines of `NAME<TAB>TIMES<TAB>COMMAND<TAB>CLEANUP`.
 #![allow(clippy::undocumented_unsafe_blocks, dead_code, reason = "this is guest code; it shares helpers with the cases")]
 
 #[macro_use]
@@ -37,7 +39,21 @@ const ROWS: &[Row] = &[
         };
         pingpong(n, &[pair(), pair()], true);
     }),
+    ("unix-stream-4k", unix_stream),
+    ("read-zero", |n| {
+        let fd = ok!(SYS_openat, AT_FDCWD, c"/dev/zero", O_RDONLY) as i32;
+        (0..n).for_each(|_| assert!(one(read, fd)));
+        ok!(SYS_close, fd);
+    }),
+    ("signal-self", signal_self),
+    ("futex-wake", |n| {
+        static WORD: AtomicU32 = AtomicU32::new(0);
+        for _ in 0..n {
+            ok!(SYS_futex, WORD.as_ptr(), FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
+        }
+    }),
     ("page-fault", page_fault),
+    ("cow-fault", cow_fault),
     ("mmap-touch-munmap", |n| {
         for _ in 0..n {
             unsafe {
@@ -204,6 +220,90 @@ fn page_fault(n: u64) {
     ok!(SYS_munmap, pages, len);
 }
 
+/// Faults on pages that a child shares.
+fn cow_fault(n: u64) {
+    let len = n as usize * 4096;
+    let pages = memory(len);
+    let touch = || (0..n as usize).for_each(|i| unsafe { pages.add(i * 4096).write_volatile(1) });
+    touch();
+    let [read, write] = new_pipe();
+    let pid = spawn(|| {
+        // Keeps the pages shared until it is told to end.
+        ok!(SYS_close, write);
+        i32::from(one(libc::read, read))
+    });
+    let start = now();
+    touch();
+    OVERRIDE.store(((now() - start) / n.max(1)).max(1) as u32, SeqCst);
+    for fd in [read, write] {
+        ok!(SYS_close, fd);
+    }
+    assert_eq!(reap(pid), 0);
+    ok!(SYS_munmap, pages, len);
+}
+
+/// A process reads what another writes, 4 KiB a call.
+fn unix_stream(n: u64) {
+    let mut fds = [0i32; 2];
+    ok!(SYS_socketpair, AF_UNIX, SOCK_STREAM, 0, &mut fds);
+    let pid = spawn(|| {
+        ok!(SYS_close, fds[0]);
+        let mut bytes = vec![0u8; 1 << 16];
+        let mut left = n as isize * 4096;
+        while left > 0 {
+            let count = unsafe { read(fds[1], bytes.as_mut_ptr().cast(), bytes.len()) };
+            assert!(count > 0);
+            left -= count;
+        }
+        0
+    });
+    ok!(SYS_close, fds[1]);
+    let bytes = vec![0u8; 4096];
+    for _ in 0..n {
+        assert_eq!(unsafe { write(fds[0], bytes.as_ptr().cast(), bytes.len()) }, 4096);
+    }
+    assert_eq!(reap(pid), 0);
+    ok!(SYS_close, fds[0]);
+}
+
+extern "C" fn on_signal(_: i32) {}
+
+fn signal_self(n: u64) {
+    unsafe { signal(SIGUSR1, on_signal as *const () as usize) };
+    for _ in 0..n {
+        assert_eq!(unsafe { raise(SIGUSR1) }, 0);
+    }
+}
+
+/// Nanoseconds of each of a command's runs, the median; `None` if one fails.
+fn time_command(times: usize, command: &str, cleanup: &str) -> Option<u64> {
+    let shell =
+        |text: &str| std::process::Command::new("/bin/sh").args(["-c", text]).stdout(std::process::Stdio::null()).status();
+    let mut all = Vec::new();
+    for _ in 0..times {
+        let start = now();
+        let status = shell(command);
+        all.push(now() - start);
+        shell(cleanup).ok()?;
+        if !status.is_ok_and(|status| status.success()) {
+            return None;
+        }
+    }
+    all.sort_unstable();
+    all.get(times / 2).copied()
+}
+
+fn commands(file: &str) {
+    for line in std::fs::read_to_string(file).unwrap().lines() {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [name, times, command, cleanup] = fields[..] else { panic!("{line:?}: four fields") };
+        match time_command(times.parse().unwrap(), command, cleanup) {
+            Some(ns) => println!("{name} {ns}"),
+            None => eprintln!("{name}: failed"),
+        }
+    }
+}
+
 /// Nanoseconds per operation.
 fn measure(run: fn(u64)) -> f64 {
     let timed = |n: u64| {
@@ -227,6 +327,11 @@ fn measure(run: fn(u64)) -> f64 {
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let [option, file] = &wanted[..]
+        && option == "--commands"
+    {
+        return commands(file);
+    }
     for (name, run) in ROWS.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|row| row == name)) {
         println!("{name} {:.1}", measure(*run));
     }
