@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod cpuinfo;
+mod ipc;
 mod memory;
 mod mounts;
 mod process;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use abi::{SysResult, c};
 use task::{Kernel, RELEASE, Task, VERSION};
 
-use crate::{Proc, TICK, cpuinfo, uuid};
+use crate::{Proc, TICK, cpuinfo, ipc, uuid};
 
 /// A node of the fixed tree.
 pub struct Entry {
@@ -35,7 +35,7 @@ impl Entry {
     }
 }
 
-const fn file(name: &'static str, ino: u64, make: Make) -> Entry {
+pub const fn file(name: &'static str, ino: u64, make: Make) -> Entry {
     Entry { name, ino, body: Body::File(make) }
 }
 
@@ -64,6 +64,7 @@ pub static ROOT: Entry = dir(
         link("self", 11, own),
         link("thread-self", 12, own_thread),
         dir("sys", 20, SYS),
+        dir("sysvipc", 60, ipc::DIR),
     ],
 );
 
@@ -76,17 +77,31 @@ const KERNEL: &[Entry] = &[
     file("version", 33, |_| text(format!("{VERSION}\n"))),
     file("pid_max", 34, |_| text("4194304\n")),
     dir("random", 35, RANDOM),
+    file("sem", 64, |_| text("32000\t1024000000\t500\t32000\n")),
+    file("msgmax", 65, |_| text("8192\n")),
+    file("msgmnb", 66, |_| text("16384\n")),
+    file("msgmni", 67, |_| text("32000\n")),
+    file("shmmax", 68, |_| text("18446744073692774399\n")),
+    file("shmall", 69, |_| text("18446744073692774399\n")),
+    file("shmmni", 70, |_| text("4096\n")),
+    file("shm_rmid_forced", 71, |_| text("0\n")),
 ];
 
 const RANDOM: &[Entry] = &[file("boot_id", 36, |proc| Ok(proc.boot_id.clone())), file("uuid", 37, |_| uuid())];
 
 const VM: &[Entry] = &[
-    // Nothing limits what is promised.
-    file("overcommit_memory", 40, |_| text("1\n")),
+    // Only what is larger than the machine is refused.
+    file("overcommit_memory", 40, |_| text("0\n")),
+    file("overcommit_ratio", 42, |_| text("50\n")),
+    file("mmap_min_addr", 43, |_| text("65536\n")),
     file("max_map_count", 41, |_| text("65530\n")),
 ];
 
-const FS: &[Entry] = &[file("file-max", 50, |_| text("9223372036854775807\n")), file("pipe-max-size", 51, |_| text("1048576\n"))];
+const FS: &[Entry] = &[
+    dir("mqueue", 52, ipc::LIMITS),
+    file("file-max", 50, |_| text("9223372036854775807\n")),
+    file("pipe-max-size", 51, |_| text("1048576\n")),
+];
 
 fn filesystems(proc: &Proc) -> SysResult<Vec<u8>> {
     let line = |kind: &std::sync::Arc<dyn vfs::FileSystemType>| {

@@ -36,7 +36,7 @@ pub use fault::Fault;
 pub use guard::Dumpable;
 pub use map::{Limits, MapRequest, MmapFlags};
 pub use usage::{MapInfo, Residency, Usage};
-pub use vma::{MappedFile, Policy, Totals};
+pub use vma::{MapHook, MappedFile, Policy, Totals};
 
 use crate::arena::Arena;
 use crate::grace::Grace;
@@ -238,6 +238,7 @@ impl MemoryManager {
             vma.flags.remove(VmaFlags::LOCKED | VmaFlags::ON_FAULT);
             copy.vmas.insert(part, vma);
         }
+        copy.vmas.count_for_child();
         copy.peak = copy.vmas.totals.all;
         self.arena.retain(copy.pages.iter().map(|(range, page)| (page.frame, range.end - range.start)));
         for Ahead { range, frame } in copies {

@@ -151,7 +151,7 @@ impl MemoryManager {
         }
         let memory = HostFile::memory("shared", len)?;
         let ino = memory.id();
-        let file = MappedFile { file: memory, path: "/dev/zero (deleted)".into(), dev: 1, ino, writers: None };
+        let file = MappedFile { file: memory, path: "/dev/zero (deleted)".into(), dev: 1, ino, hook: None };
         Ok(Some((Backing::new(file, false), 0)))
     }
 

@@ -158,6 +158,39 @@ impl MemoryManager {
         Ok(to.start)
     }
 
+    /// shmdt(2): unmaps what was attached at `addr`, if it is of a device `dev`; returns its inode number.
+    ///
+    /// # Errors
+    /// `EINVAL`
+    pub fn detach(&self, addr: u64, dev: u64) -> SysResult<u64> {
+        if !addr.is_multiple_of(PAGE_SIZE) {
+            return Err(Errno::EINVAL);
+        }
+        let mut state = self.state.lock();
+        self.reap(&mut state);
+        // The first page may be gone: what tells is where the segment's first page would be.
+        let at_start = |range: &Range<u64>, offset: u64| range.start.checked_sub(addr) == Some(offset);
+        let mut found = None;
+        let mut parts = Vec::new();
+        for (range, vma) in state.vmas.meeting(addr..u64::MAX) {
+            let Some((backing, offset)) =
+                vma.file.as_ref().filter(|(backing, _)| backing.mapped.dev == dev && backing.mapped.hook.is_some())
+            else {
+                continue;
+            };
+            if !at_start(&range, *offset) || found.as_ref().is_some_and(|first| !std::sync::Arc::ptr_eq(first, backing)) {
+                continue;
+            }
+            found.get_or_insert_with(|| backing.clone());
+            parts.push(range);
+        }
+        let found = found.ok_or(Errno::EINVAL)?;
+        for part in parts {
+            self.clear(&mut state, part);
+        }
+        Ok(found.mapped.ino)
+    }
+
     /// remap_file_pages(2): shows other pages of a shared mapping's file in part of it.
     ///
     /// # Errors

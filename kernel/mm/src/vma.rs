@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use platform::Prot;
 use rangemap::{Piece, RangeMap};
@@ -19,24 +18,37 @@ pub struct MappedFile {
     pub path: Arc<str>,
     pub dev: u64,
     pub ino: u64,
-    /// Counts the shared mappings by which the file may be written to, where somebody wants to know (F_SEAL_WRITE).
-    pub writers: Option<Arc<AtomicU32>>,
+    /// Who wants to know of mappings of it.
+    pub hook: Option<Arc<dyn MapHook>>,
+}
+
+/// Hears of mappings: once for each call that makes one, and for each address space that fork(2) copies it to.
+pub trait MapHook: Send + Sync {
+    /// It is mapped; `writes`: shared, and it may be written to by that.
+    fn mapped(&self, writes: bool);
+
+    /// One of those is gone.
+    fn unmapped(&self, writes: bool);
 }
 
 /// A file behind mappings of one address space or several.
 pub(crate) struct Backing {
     pub mapped: MappedFile,
-    counted: bool,
+    writes: bool,
 }
 
 impl Backing {
     /// `writes`: by a shared mapping that may become writable.
     pub fn new(mapped: MappedFile, writes: bool) -> Arc<Self> {
-        let counted = writes && mapped.writers.is_some();
-        if let Some(writers) = mapped.writers.as_ref().filter(|_| counted) {
-            writers.fetch_add(1, Ordering::SeqCst);
+        if let Some(hook) = &mapped.hook {
+            hook.mapped(writes);
         }
-        Arc::new(Self { mapped, counted })
+        Arc::new(Self { mapped, writes })
+    }
+
+    /// For another address space: itself, unless somebody counts.
+    pub fn for_child(self: &Arc<Self>) -> Arc<Self> {
+        if self.mapped.hook.is_some() { Self::new(self.mapped.clone(), self.writes) } else { self.clone() }
     }
 
     pub fn file(&self) -> &Arc<HostFile> {
@@ -46,8 +58,8 @@ impl Backing {
 
 impl Drop for Backing {
     fn drop(&mut self) {
-        if let Some(writers) = self.mapped.writers.as_ref().filter(|_| self.counted) {
-            writers.fetch_sub(1, Ordering::SeqCst);
+        if let Some(hook) = &self.mapped.hook {
+            hook.unmapped(self.writes);
         }
     }
 }
@@ -231,6 +243,27 @@ impl Vmas {
         self.take(range.clone());
         self.totals.count(&vma, range.end.saturating_sub(range.start), true);
         self.map.insert(range, vma);
+    }
+
+    /// This is the copy of a child's: who counts mappings counts these.
+    pub fn count_for_child(&mut self) {
+        let hooked = |vma: &Vma| vma.file.as_ref().filter(|(backing, _)| backing.mapped.hook.is_some()).cloned();
+        let all: Vec<_> = self.map.iter().filter_map(|(range, vma)| Some((range, hooked(vma)?.0))).collect();
+        let mut copies: Vec<(Arc<Backing>, Arc<Backing>)> = Vec::new();
+        for (range, old) in all {
+            let known = copies.iter().find(|(from, _)| Arc::ptr_eq(from, &old)).map(|(_, to)| to.clone());
+            let new = known.unwrap_or_else(|| {
+                let new = old.for_child();
+                copies.push((old, new.clone()));
+                new
+            });
+            let Some((_, vma)) = self.map.get(range.start) else { continue };
+            let mut vma = vma.clone();
+            if let Some((backing, _)) = &mut vma.file {
+                *backing = new;
+            }
+            self.map.insert(range, vma);
+        }
     }
 
     /// The highest free range of `len` in `within`. With `remember` the search goes on where the last one ended, if what is above was too

@@ -35,6 +35,7 @@ impl Current {
         let (kernel, group) = (task.kernel.clone(), task.group.clone());
         group.leave_stop(&task);
         self.release_futexes(true);
+        self.leave_undo_list();
         let mm = self.mm.clone();
         let who = self.credentials.clone();
         let fds = std::mem::take(&mut self.fds);

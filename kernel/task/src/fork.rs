@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
 use auth::Charge;
+use ipc::UndoList;
 use mm::MemoryManager;
 use platform::UserRegs;
 use usermem::UserMemoryExt;
@@ -75,6 +76,19 @@ impl CloneRequest {
 }
 
 impl Current {
+    /// The list of what is undone in semaphores when this task ends, made when it is first needed.
+    #[must_use]
+    pub fn undo_list(&self) -> Arc<UndoList> {
+        let pid = self.task.group.pid;
+        self.task.lock().undo.get_or_insert_with(|| UndoList::new(pid)).clone()
+    }
+
+    /// Shares it with nobody any more, and undoes what is in it if nobody else has it (unshare(2), `CLONE_SYSVSEM`; the end of a task).
+    pub fn leave_undo_list(&self) {
+        let list = self.task.lock().undo.take();
+        drop(list);
+    }
+
     /// Makes a task; returns its number.
     ///
     /// # Errors
@@ -163,6 +177,7 @@ impl Current {
     ) -> Arc<Task> {
         let fds = if request.has(c::CLONE_FILES) { self.fds.share() } else { self.fds.fork() };
         let fs = if request.has(c::CLONE_FS) { self.fs.clone() } else { Arc::new(self.fs.fork()) };
+        let undo = request.has(c::CLONE_SYSVSEM).then(|| self.undo_list());
         let mempolicy = self.task.lock().mempolicy;
         let (comm, exe, mask, altstack, slack, scheduling, net) = {
             let shared = self.task.lock();
@@ -193,7 +208,7 @@ impl Current {
         (shared.timer_slack, shared.default_timer_slack) = (slack, slack);
         shared.net = net;
         shared.scheduling = scheduling;
-        shared.mempolicy = mempolicy;
+        (shared.mempolicy, shared.undo) = (mempolicy, undo);
         if !request.has(c::CLONE_VM) || request.has(c::CLONE_VFORK) {
             shared.altstack = altstack;
         }

@@ -104,6 +104,8 @@ pub struct Kernel {
     pub jobs: Mutex<Jobs>,
     next_pid: AtomicI32,
     pub futexes: FutexTable,
+    /// Semaphores, message queues and shared memory of System V.
+    pub ipc: Arc<ipc::Objects>,
     /// The first network namespace.
     pub net: Arc<dyn NetNamespace>,
     /// What dmesg(1) shows.
@@ -141,6 +143,7 @@ impl Kernel {
             jobs: Mutex::default(),
             next_pid: AtomicI32::new(1),
             futexes: FutexTable::default(),
+            ipc: Arc::default(),
             net,
             log: Arc::new(log),
             filesystems: FileSystems::default(),

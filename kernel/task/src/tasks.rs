@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use abi::nr;
 use abi::signal::{SigSet, SigStack};
 use auth::{Charge, Credentials};
+use ipc::UndoList;
 use mm::{MemoryManager, Policy};
 use platform::Interrupter;
 use sync::{Mutex, MutexGuard, Parker, ThreadClock, WaitQueue};
@@ -62,6 +63,8 @@ pub struct Shared {
     pub bell: Option<Arc<dyn Interrupter>>,
     pub clear_child_tid: u64,
     pub robust_list: (u64, u64),
+    /// What is undone in semaphores when the last of those who share it ends.
+    pub undo: Option<Arc<UndoList>>,
     /// set_mempolicy(2)
     pub mempolicy: Policy,
     pub net: Arc<dyn NetNamespace>,
@@ -134,6 +137,7 @@ impl Task {
             bell: None,
             clear_child_tid: 0,
             robust_list: (0, 0),
+            undo: None,
             mempolicy: Policy::default(),
             net: kernel.net.clone(),
             halt: Halt::default(),

@@ -101,7 +101,7 @@ fn setup(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     }
     let context = Owned { context: AioContext::new(wanted)?, polls: Mutex::default() };
     let (id, path) = (new_ino(), "/[aio] (deleted)".into());
-    let file = MappedFile { file: context.context.ring().clone(), path, dev: *DEVICE, ino: id, writers: None };
+    let file = MappedFile { file: context.context.ring().clone(), path, dev: *DEVICE, ino: id, hook: None };
     let request = MapRequest {
         addr: 0,
         len: context.context.len(),

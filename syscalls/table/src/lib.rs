@@ -22,18 +22,22 @@ mod mem;
 mod membarrier;
 mod mempolicy;
 mod mount;
+mod msg;
 mod path;
 mod poll;
 mod prctl;
 mod process;
 mod sched;
 mod seccomp;
+mod sem;
+mod shm;
 mod signal;
 mod socket;
 mod splice;
 mod stat;
 mod strace;
 mod syslog;
+mod sysv;
 mod time;
 mod xattr;
 
@@ -86,12 +90,15 @@ const AREAS: &[&[Entry]] = &[
     membarrier::ENTRIES,
     mempolicy::ENTRIES,
     mount::ENTRIES,
+    msg::ENTRIES,
     path::ENTRIES,
     poll::ENTRIES,
     prctl::ENTRIES,
     process::ENTRIES,
     sched::ENTRIES,
     seccomp::ENTRIES,
+    sem::ENTRIES,
+    shm::ENTRIES,
     signal::ENTRIES,
     socket::ENTRIES,
     splice::ENTRIES,

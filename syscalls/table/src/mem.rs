@@ -175,7 +175,7 @@ fn source(t: &Current, fd: u64, shared: bool, prot: Prot) -> SysResult<(Option<M
     let attr = file.attr()?;
     let path = file.path.as_ref().map(|at| at.show(&t.fs.places().root)).unwrap_or_default();
     let path = String::from_utf8_lossy(&path).into_owned().into();
-    let mapped = MappedFile { file: file.ops.host_file()?, path, dev: attr.dev, ino: attr.ino, writers: None };
+    let mapped = MappedFile { file: file.ops.host_file()?, path, dev: attr.dev, ino: attr.ino, hook: None };
     Ok((Some(mapped), deny))
 }
 

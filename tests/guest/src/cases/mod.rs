@@ -23,6 +23,7 @@ mod sched;
 mod seccomp;
 mod signal;
 mod socket;
+mod sysv;
 mod time;
 mod transfer;
 
@@ -50,6 +51,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         seccomp::CASES,
         signal::CASES,
         socket::CASES,
+        sysv::CASES,
         time::CASES,
         transfer::CASES,
     ]
