@@ -136,7 +136,11 @@ impl Node {
                 let view = member.view(&self.proc.kernel).ok_or(Errno::ESRCH)?;
                 (file.make)(&self.proc, &view)
             }
-            What::Fixed(Entry { body: Body::Dir(_), .. }) | What::Process(_, Item::Dir | Item::Tasks | Item::Fds) => {
+            What::Process(member, Item::NetFile(name)) => {
+                let view = member.view(&self.proc.kernel).ok_or(Errno::ESRCH)?;
+                view.net()?.text(name).ok_or(Errno::ENOENT)
+            }
+            What::Fixed(Entry { body: Body::Dir(_), .. }) | What::Process(_, Item::Dir | Item::Tasks | Item::Fds | Item::Net) => {
                 Err(Errno::EISDIR)
             }
             _ => Err(Errno::ELOOP),

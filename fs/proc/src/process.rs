@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use abi::{Errno, SysResult, c};
 use mm::Dumpable;
-use task::{Group, Kernel, Task};
+use task::{Group, Kernel, NetNamespace, Task};
 use vfs::{DirEntry, File, Path, Places};
 
 use crate::status::{FILES, TextFile};
@@ -39,6 +39,10 @@ pub enum Item {
     Fd(i32),
     /// task/
     Tasks,
+    /// net/
+    Net,
+    /// net/NAME
+    NetFile(&'static str),
 }
 
 const LINKS: &[(&str, Link)] = &[("exe", Link::Exe), ("cwd", Link::Cwd), ("root", Link::Root)];
@@ -47,8 +51,8 @@ impl Item {
     /// Type and permissions.
     pub fn mode(self) -> u32 {
         match self {
-            Self::Dir | Self::Fds | Self::Tasks => c::S_IFDIR | 0o555,
-            Self::File(_) => c::S_IFREG | 0o444,
+            Self::Dir | Self::Fds | Self::Tasks | Self::Net => c::S_IFDIR | 0o555,
+            Self::File(_) | Self::NetFile(_) => c::S_IFREG | 0o444,
             Self::Link(_) => c::S_IFLNK | 0o777,
             Self::Fd(_) => c::S_IFLNK | 0o700,
         }
@@ -80,6 +84,11 @@ impl View {
     /// Its address space.
     pub fn mm(&self) -> Option<Arc<mm::MemoryManager>> {
         self.task.as_ref()?.lock().mm.clone()
+    }
+
+    /// Its network namespace.
+    pub fn net(&self) -> SysResult<Arc<dyn NetNamespace>> {
+        Ok(self.task.as_ref().ok_or(Errno::ENOENT)?.lock().net.clone())
     }
 
     fn file(&self, fd: i32) -> SysResult<Arc<File>> {
@@ -138,6 +147,8 @@ impl Member {
             Item::Dir => (1, 0),
             Item::Fds => (2, 0),
             Item::Tasks => (3, 0),
+            Item::Net => (8, 0),
+            Item::NetFile(name) => (9, name.bytes().fold(7, |hash, byte| u32::wrapping_mul(hash, 31).wrapping_add(byte.into()))),
             Item::Fd(fd) => (4, fd.cast_unsigned()),
             Item::Link(link) => (5 + link as u64, 0),
             Item::File(file) => (16 + file.number, 0),
@@ -171,7 +182,7 @@ impl Member {
         let files = FILES.iter().map(|file| (file.name, Item::File(file)));
         let links = LINKS.iter().map(|(name, link)| (*name, Item::Link(*link)));
         let tasks = self.thread.is_none().then_some(("task", Item::Tasks));
-        files.chain(links).chain([("fd", Item::Fds)]).chain(tasks)
+        files.chain(links).chain([("fd", Item::Fds), ("net", Item::Net)]).chain(tasks)
     }
 
     /// What `name` is in the directory `item`.
@@ -192,6 +203,11 @@ impl Member {
                 let member = self.thread(number(name).ok_or(Errno::ENOENT)?);
                 member.view(kernel).ok_or(Errno::ENOENT)?;
                 Ok((member, Item::Dir))
+            }
+            Item::Net => {
+                let net = view()?.net()?;
+                let found = net.files().iter().find(|known| known.as_bytes() == name);
+                Ok((self.clone(), Item::NetFile(found.ok_or(Errno::ENOENT)?)))
             }
             _ => Err(Errno::ENOTDIR),
         }
@@ -218,6 +234,10 @@ impl Member {
                 tids.sort_unstable();
                 let entry = |tid: &i32| self.thread(*tid).entry(tid.to_string(), Item::Dir);
                 Ok(tids.iter().map(entry).collect())
+            }
+            Item::Net => {
+                let files = view()?.net()?.files();
+                Ok(files.iter().map(|name| self.entry(*name, Item::NetFile(name))).collect())
             }
             _ => Err(Errno::ENOTDIR),
         }

@@ -61,6 +61,7 @@ pub static ROOT: Entry = dir(
         file("filesystems", 8, filesystems),
         file("cmdline", 9, |_| text("\n")),
         link("mounts", 10, |_| text("self/mounts")),
+        link("net", 13, |_| text("self/net")),
         link("self", 11, own),
         link("thread-self", 12, own_thread),
         dir("sys", 20, SYS),

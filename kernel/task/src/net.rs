@@ -16,7 +16,10 @@ pub trait NetNamespace: Send + Sync + Any {
     /// Another one with nothing in it, for unshare(2).
     fn fresh(&self, user_ns: Arc<UserNamespace>) -> Arc<dyn NetNamespace>;
 
-    /// A file of /proc/net.
+    /// Names of the files of /proc/net.
+    fn files(&self) -> &'static [&'static str];
+
+    /// The content of one of them.
     fn text(&self, name: &str) -> Option<Vec<u8>>;
 
     /// Access to the concrete type.

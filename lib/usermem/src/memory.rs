@@ -268,6 +268,13 @@ impl<'a> IoBuf<'a> {
         self.len = self.len.min(self.at.saturating_add(count));
     }
 
+    /// Takes up to `count` bytes as done; returns how many.
+    pub fn skip(&mut self, count: usize) -> usize {
+        let count = count.min(self.remaining());
+        self.at += count;
+        count
+    }
+
     /// Takes all that is left as done.
     pub fn skip_rest(&mut self) -> usize {
         let rest = self.remaining();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use abi::{Errno, SysResult, c};
 use auth::UserNamespace;
+use inet::Stack;
 use socket::{Caller, Socket};
 use task::NetNamespace;
 use unix::{Kind, Names, Unix};
@@ -15,13 +16,20 @@ pub struct Namespace {
     ino: u64,
     user_ns: Arc<UserNamespace>,
     pub unix: Arc<Names>,
+    pub inet: Arc<Stack>,
 }
 
 impl Namespace {
-    /// A namespace of a user namespace.
+    /// The first namespace, whose loopback interface is up.
+    #[must_use]
+    pub fn first(user_ns: Arc<UserNamespace>) -> Self {
+        Self { inet: Stack::with_loopback(), ..Self::new(user_ns) }
+    }
+
+    /// A namespace of a user namespace, with a loopback interface that is down.
     #[must_use]
     pub fn new(user_ns: Arc<UserNamespace>) -> Self {
-        Self { ino: auth::new_inum(), user_ns, unix: Arc::default() }
+        Self { ino: auth::new_inum(), user_ns, unix: Arc::default(), inet: Arc::default() }
     }
 
     /// The namespace behind what a task has.
@@ -36,8 +44,9 @@ impl Namespace {
     ///
     /// # Errors
     /// `EAFNOSUPPORT`, `ESOCKTNOSUPPORT`, `EPROTONOSUPPORT`, `EPERM`, `EINVAL`.
-    pub fn socket(&self, _caller: &dyn Caller, domain: i32, kind: i32, protocol: i32) -> SysResult<Arc<dyn Socket>> {
+    pub fn socket(&self, caller: &dyn Caller, domain: i32, kind: i32, protocol: i32) -> SysResult<Arc<dyn Socket>> {
         match domain {
+            c::AF_INET | c::AF_INET6 => inet::socket(&self.inet, caller, domain, kind, protocol),
             c::AF_UNIX => Ok(Unix::new(&self.unix, unix_kind(kind, protocol)?)),
             _ => Err(Errno::EAFNOSUPPORT),
         }
@@ -56,6 +65,39 @@ impl Namespace {
         Err(Errno::EOPNOTSUPP)
     }
 }
+
+/// Files of /proc/net.
+const FILES: &[&str] = &[
+    "arp",
+    "dev",
+    "dev_mcast",
+    "fib_trie",
+    "icmp",
+    "icmp6",
+    "if_inet6",
+    "igmp",
+    "igmp6",
+    "ipv6_route",
+    "netlink",
+    "netstat",
+    "packet",
+    "protocols",
+    "psched",
+    "ptype",
+    "raw",
+    "raw6",
+    "route",
+    "snmp",
+    "snmp6",
+    "sockstat",
+    "sockstat6",
+    "tcp",
+    "tcp6",
+    "udp",
+    "udp6",
+    "udplite",
+    "unix",
+];
 
 fn unix_kind(kind: i32, protocol: i32) -> SysResult<Kind> {
     if protocol != 0 && protocol != c::AF_UNIX {
@@ -77,10 +119,23 @@ impl NetNamespace for Namespace {
         Arc::new(Self::new(user_ns))
     }
 
+    fn files(&self) -> &'static [&'static str] {
+        FILES
+    }
+
     fn text(&self, name: &str) -> Option<Vec<u8>> {
         match name {
             "unix" => Some(self.unix.text()),
-            _ => None,
+            "sockstat" => Some(
+                [format!("sockets: used {}\n", self.unix.count() + self.inet.count()).into_bytes(), self.inet.text(name)?]
+                    .concat(),
+            ),
+            // What there is none of.
+            "packet" => Some(b"sk       RefCnt Type Proto  Iface R Rmem   User   Inode\n".to_vec()),
+            "netlink" => {
+                Some(b"sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n".to_vec())
+            }
+            _ => self.inet.text(name),
         }
     }
 

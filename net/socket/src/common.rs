@@ -7,9 +7,10 @@ use abi::poll::PollEvents;
 use sync::WaitQueue;
 use vfs::new_ino;
 
-/// Default of `SO_SNDBUF` and `SO_RCVBUF` (`net.core.wmem_default`), and the most that can be asked for, before it is doubled
-/// (`net.core.wmem_max`).
-pub const MAX_BUFFER: u32 = 212_992;
+/// Default of `SO_SNDBUF` and `SO_RCVBUF` (`net.core.wmem_default`).
+pub const BUFFER: u32 = 212_992;
+/// The most that can be asked for, before it is doubled (`net.core.wmem_max`, as Linux has it since 6.17).
+pub const MAX_BUFFER: u32 = 4 << 20;
 /// `SOCK_MIN_SNDBUF` and `SOCK_MIN_RCVBUF`.
 pub const MIN_SEND_BUFFER: u32 = 4608;
 pub const MIN_RECEIVE_BUFFER: u32 = 2304;
@@ -71,7 +72,7 @@ pub struct Common {
     pub priority: AtomicU32,
     pub mark: AtomicU32,
     /// Index of the interface that it is bound to; 0: none.
-    pub device: AtomicU32,
+    device: AtomicU32,
     pub pacing: AtomicU64,
     /// `SO_PEEK_OFF`; -1: none.
     pub peek_offset: AtomicI32,
@@ -92,8 +93,8 @@ impl Common {
             ino: new_ino(),
             queue: WaitQueue::default(),
             flags: AtomicU32::new(0),
-            send_buffer: AtomicU32::new(MAX_BUFFER),
-            receive_buffer: AtomicU32::new(MAX_BUFFER),
+            send_buffer: AtomicU32::new(BUFFER),
+            receive_buffer: AtomicU32::new(BUFFER),
             receive_timeout: AtomicU64::new(0),
             send_timeout: AtomicU64::new(0),
             low_water: AtomicI32::new(1),
@@ -174,6 +175,16 @@ impl Common {
             // There may be room now.
             self.queue.wake(PollEvents::WRITABLE);
         }
+    }
+
+    /// Index of the interface that it is bound to (`SO_BINDTODEVICE`); 0: none.
+    #[must_use]
+    pub fn device(&self) -> u32 {
+        self.device.load(Ordering::Relaxed)
+    }
+
+    pub fn set_device(&self, index: u32) {
+        self.device.store(index, Ordering::Relaxed);
     }
 
     /// `SO_RCVTIMEO` or else `SO_SNDTIMEO`, in nanoseconds; 0: none.

@@ -20,11 +20,11 @@ use smallvec::SmallVec;
 use usermem::IoBuf;
 use vfs::{File, IoctlArg};
 
-pub use common::{Common, Flag, MAX_BUFFER, MIN_RECEIVE_BUFFER, MIN_SEND_BUFFER};
+pub use common::{BUFFER, Common, Flag, MAX_BUFFER, MIN_RECEIVE_BUFFER, MIN_SEND_BUFFER};
 pub use control::{Control, ControlReader, arrival, timestamp};
 pub use file::SocketFile;
 pub use options::{OptionValue, get as get_option, set as set_option, word, word_of};
-pub use ring::Ring;
+pub use ring::{Memory, Ring};
 
 /// A socket address as user space sees it (`struct sockaddr_*`).
 pub type Name = SmallVec<[u8; 128]>;

@@ -95,7 +95,7 @@ pub fn get(common: &Common, name: i32) -> SysResult<OptionValue> {
         c::SO_BUSY_POLL => unsigned(common.busy_poll.load(relaxed)),
         c::SO_INCOMING_CPU => Ok(word(common.incoming_cpu.load(relaxed))),
         c::SO_PEEK_OFF => Ok(word(common.peek_offset.load(relaxed))),
-        c::SO_BINDTOIFINDEX => unsigned(common.device.load(relaxed)),
+        c::SO_BINDTOIFINDEX => unsigned(common.device()),
         c::SO_RCVLOWAT => Ok(word(common.low_water.load(relaxed))),
         c::SO_SNDLOWAT => Ok(word(1)),
         // A listening socket's family says 1.

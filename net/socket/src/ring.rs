@@ -7,9 +7,31 @@ use usermem::IoBuf;
 
 /// Bytes that a ring has at first.
 const FIRST: usize = 4096;
-/// Bytes that all rings have together before they stop growing (in the manner of `tcp_mem`).
+/// Bytes that wait in all sockets together at most (in the manner of `tcp_mem`): rings stop growing, packets are refused.
 const MAX_TOTAL: usize = 512 << 20;
 static TOTAL: AtomicUsize = AtomicUsize::new(0);
+
+/// Memory of a packet that waits.
+#[derive(Debug)]
+pub struct Memory(usize);
+
+impl Memory {
+    /// # Errors
+    /// `ENOBUFS` when sockets hold too much.
+    pub fn take(bytes: usize) -> SysResult<Self> {
+        if TOTAL.fetch_add(bytes, Ordering::Relaxed) + bytes > MAX_TOTAL {
+            TOTAL.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(Errno::ENOBUFS);
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        TOTAL.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
 
 /// Bytes that wait to be read. It grows with what it holds; an empty one begins at its start again, so that small messages stay in the
 /// same cache lines.

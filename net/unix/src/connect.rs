@@ -83,7 +83,7 @@ impl Unix {
     /// The socket that has a name.
     pub(crate) fn find(&self, caller: &dyn Caller, address: &Address) -> SysResult<Arc<Self>> {
         let found = match address {
-            Address::Abstract(name) => self.names.find(name),
+            Address::Abstract(name) => self.names.find(self.kind(), name),
             Address::Path(path) => caller.find_path(path)?.upgrade().and_then(|any| any.downcast::<Self>().ok()),
         };
         found.filter(|socket| !socket.closed.load(Ordering::Acquire)).ok_or(Errno::ECONNREFUSED)

@@ -84,8 +84,8 @@ impl Taking<'_> {
 
     fn finish(mut self) -> Received {
         if self.request.control {
-            if self.pass && self.received.count > 0 {
-                let sender = self.credentials.flatten().unwrap_or(Credentials::NOBODY);
+            if let Some(sender) = self.credentials {
+                let sender = sender.unwrap_or(Credentials::NOBODY);
                 self.received.control.push(Control::Credentials(sender));
             }
             if !self.files.is_empty() {
@@ -160,7 +160,8 @@ impl Flow {
         }
         let (received, files) = (Received::default(), Vec::new());
         let mut taking = Taking { received, files, credentials: None, request, pass };
-        while buf.remaining() > 0 && !state.ring.is_empty() && taking.joins(state.current.credentials) {
+        // Once at least: files come even to those who want no bytes.
+        while !state.ring.is_empty() && taking.joins(state.current.credentials) {
             let run = state.rest_of_run(0);
             let count = match state.ring.copy(0, buf, run) {
                 Ok(count) => count,
@@ -178,8 +179,8 @@ impl Flow {
                 break;
             }
             state.advance();
-            if ends {
-                taking.received.stop = true;
+            if ends || buf.remaining() == 0 {
+                taking.received.stop |= ends;
                 break;
             }
         }
@@ -203,14 +204,13 @@ impl Flow {
         let (received, files) = (Received::default(), Vec::new());
         let mut taking = Taking { received, files, credentials: None, request, pass };
         let mut at = skip;
-        while buf.remaining() > 0 && at < state.ring.len() {
+        while at < state.ring.len() {
             let place = state.start + at as u64;
             let run = state.marks.iter().rev().find(|(begin, _)| *begin <= place).map_or(&state.current, |(_, run)| run);
             if !taking.joins(run.credentials) {
                 break;
             }
             let count = match state.ring.copy(at, buf, state.rest_of_run(at)) {
-                Ok(0) => break,
                 Ok(count) => count,
                 Err(errno) if taking.received.count == 0 => return Err(errno),
                 Err(_) => break,
@@ -218,7 +218,7 @@ impl Flow {
             at += count;
             taking.received.count += count;
             taking.files.extend(run.rights.peek());
-            if !run.rights.files().is_empty() {
+            if !run.rights.files().is_empty() || buf.remaining() == 0 {
                 taking.received.stop = true;
                 break;
             }

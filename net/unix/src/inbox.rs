@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
-use socket::{Common, Control, Credentials, Flag, Received, Request};
+use socket::{Common, Control, Credentials, Flag, Memory, Received, Request};
 use sync::{Mutex, WaitQueue};
 use usermem::IoBuf;
 use vfs::File;
@@ -41,12 +41,13 @@ impl Account {
 }
 
 /// A packet's share of its sender's buffer.
-struct Charge(Arc<Account>, usize);
+struct Charge(Arc<Account>, usize, #[expect(dead_code, reason = "held")] Memory);
 
 impl Charge {
-    fn new(account: &Arc<Account>, bytes: usize) -> Self {
+    fn new(account: &Arc<Account>, bytes: usize) -> SysResult<Self> {
+        let memory = Memory::take(bytes)?;
         account.used.fetch_add(bytes, Ordering::Relaxed);
-        Self(account.clone(), bytes)
+        Ok(Self(account.clone(), bytes, memory))
     }
 }
 
@@ -104,7 +105,8 @@ impl Inbox {
     /// Takes a packet in.
     ///
     /// # Errors
-    /// `ECONNREFUSED` when the receiver is gone, `EPIPE` when it reads no more, `EAGAIN` when it is full, `EFAULT`, `ETOOMANYREFS`.
+    /// `ECONNREFUSED` when the receiver is gone, `EPIPE` when it reads no more, `EAGAIN` when it is full, `ENOBUFS`, `EFAULT`,
+    /// `ETOOMANYREFS`.
     pub fn push(&self, buf: &mut IoBuf<'_>, delivery: Delivery<'_>) -> SysResult<usize> {
         let len = buf.remaining();
         let mut state = self.0.lock();
@@ -122,6 +124,7 @@ impl Inbox {
             }
             return Err(Errno::EAGAIN);
         }
+        let charge = Charge::new(delivery.sender, len + OVERHEAD)?;
         let mut data = std::mem::take(&mut state.spare);
         data.resize(len, 0);
         if len > 0 {
@@ -134,7 +137,6 @@ impl Inbox {
         }
         let rights = if delivery.files.is_empty() { Rights::default() } else { Rights::new(std::mem::take(delivery.files))? };
         delivery.sender.limit.store(delivery.capacity, Ordering::Relaxed);
-        let charge = Charge::new(delivery.sender, len + OVERHEAD);
         let (credentials, time) = (delivery.credentials, delivery.time);
         state.bytes += len;
         state.packets.push_back(Packet { data, rights, credentials, from: delivery.from.clone(), time, _charge: charge });

@@ -8,12 +8,15 @@ use abi::{Errno, SysResult};
 use sync::Mutex;
 
 use crate::address::Address;
-use crate::socket::Unix;
+use crate::socket::{Kind, Unix};
 
-/// Abstract names, and all sockets, by inode number.
+/// Type and name.
+type Key = (i32, Vec<u8>);
+
+/// Abstract names, which are apart for each type, and all sockets, by inode number.
 #[derive(Default)]
 pub struct Names {
-    table: Mutex<BTreeMap<Vec<u8>, Weak<Unix>>>,
+    table: Mutex<BTreeMap<Key, Weak<Unix>>>,
     sockets: Mutex<BTreeMap<u64, Weak<Unix>>>,
 }
 
@@ -24,7 +27,8 @@ impl Names {
     /// `EADDRINUSE`; `EINVAL` when it has a name; `ENOSPC` when all automatic names are taken.
     pub(crate) fn bind(&self, socket: &Arc<Unix>, name: Option<&[u8]>) -> SysResult<()> {
         let mut table = self.table.lock();
-        let taken = |name: &[u8]| table.contains_key(name);
+        let key = |name: Vec<u8>| (socket.kind().raw(), name);
+        let taken = |name: &[u8]| table.contains_key(&key(name.to_vec()));
         let name = match name {
             Some(name) if taken(name) => return Err(Errno::EADDRINUSE),
             Some(name) => name.to_vec(),
@@ -35,13 +39,13 @@ impl Names {
             }
         };
         socket.set_address(Address::Abstract(name.clone()))?;
-        table.insert(name, Arc::downgrade(socket));
+        table.insert(key(name), Arc::downgrade(socket));
         Ok(())
     }
 
-    /// The socket bound to an abstract name.
-    pub(crate) fn find(&self, name: &[u8]) -> Option<Arc<Unix>> {
-        self.table.lock().get(name).and_then(Weak::upgrade)
+    /// The socket of a type that is bound to an abstract name.
+    pub(crate) fn find(&self, kind: Kind, name: &[u8]) -> Option<Arc<Unix>> {
+        self.table.lock().get(&(kind.raw(), name.to_vec())).and_then(Weak::upgrade)
     }
 
     pub(crate) fn enter(&self, socket: &Arc<Unix>) {
@@ -52,9 +56,10 @@ impl Names {
         self.sockets.lock().remove(&socket.ino());
         // A connection has its listener's name without owning it.
         if let Some(Address::Abstract(name)) = socket.address() {
+            let key = (socket.kind().raw(), name.clone());
             let mut table = self.table.lock();
-            if table.get(name).is_some_and(|owner| owner.ptr_eq(&socket.itself)) {
-                table.remove(name);
+            if table.get(&key).is_some_and(|owner| owner.ptr_eq(&socket.itself)) {
+                table.remove(&key);
             }
         }
     }

@@ -85,6 +85,9 @@ impl Rights {
                     }
                 }
             }
+            // A flood that is over must not put the next search off.
+            let enough = (sockets.len() * 4).max(FIRST_SEARCH);
+            flights.next_search = flights.next_search.min(enough);
         }
         files
     }

@@ -97,7 +97,7 @@ fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<Launcher, B
     jail::filter(config.writes_to_host()).map_err(failed("cannot filter system calls", ""))?;
 
     let kernel =
-        Kernel::new(Box::new(platform), syscalls::dispatch, Arc::new(netns::Namespace::new(auth::UserNamespace::initial())));
+        Kernel::new(Box::new(platform), syscalls::dispatch, Arc::new(netns::Namespace::first(auth::UserNamespace::initial())));
     if config.strace {
         kernel.start_trace(Box::new(std::io::stderr()));
     }

@@ -10,7 +10,6 @@ use vfs::{File, IoctlArg};
 use crate::args::{file, int, uint};
 use crate::fcntl::set_flags;
 use crate::seccomp::listener_ioctl;
-use crate::socket::TaskCaller;
 use crate::{Entry, full, partial};
 
 pub const ENTRIES: &[Entry] = &[
@@ -82,7 +81,7 @@ fn ioctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
             }
             let arg = IoctlArg { cmd, arg: a[2], memory: &*t.mm };
             match SocketFile::of(&file) {
-                Some(socket) => socket.ioctl(Some(&TaskCaller(t)), &arg),
+                Some(socket) => crate::socket::ioctl(t, &**socket, &arg),
                 None => file.ops.ioctl(&arg),
             }
         }

@@ -15,18 +15,18 @@ use socket::{Name, Shutdown, Socket, SocketFile};
 use sync::MonotonicNs;
 use task::Current;
 use usermem::UserMemoryExt;
-use vfs::File;
+use vfs::{File, IoctlArg};
 
 use crate::args::{after, file, int};
 use crate::fd::install;
 use crate::{Entry, full, partial};
 
-pub use caller::TaskCaller;
+use caller::TaskCaller;
 pub use message::{read, write};
 
 pub const ENTRIES: &[Entry] = &[
-    partial(nr::SOCKET, socket, "AF_UNIX only"),
-    partial(nr::SOCKETPAIR, socketpair, "AF_UNIX only"),
+    partial(nr::SOCKET, socket, "AF_UNIX, AF_INET and AF_INET6"),
+    full(nr::SOCKETPAIR, socketpair),
     full(nr::BIND, |t, a| {
         let address = get_address(t, a[1], a[2])?;
         of(&*file(t, a[0])?)?.clone().bind(&TaskCaller(t), &address).map(|()| 0)
@@ -117,6 +117,14 @@ fn put_address(t: &Current, name: &[u8], addr: u64, len_addr: u64) -> SysResult<
     let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
     t.mm.write(addr, name.get(..room.min(name.len())).unwrap_or_default())?;
     t.mm.write_obj(len_addr, &u32::try_from(name.len()).map_err(|_| Errno::EINVAL)?)
+}
+
+/// ioctl(2): the socket's own requests, and those about interfaces, which any socket takes.
+pub fn ioctl(t: &Current, socket: &dyn Socket, arg: &IoctlArg<'_>) -> SysResult<u64> {
+    match socket.ioctl(Some(&TaskCaller(t)), arg) {
+        Err(Errno::ENOTTY) => namespace(t)?.inet.ioctl(&TaskCaller(t), arg),
+        result => result,
+    }
 }
 
 /// When a call that waits gives up (`SO_RCVTIMEO`, `SO_SNDTIMEO`).

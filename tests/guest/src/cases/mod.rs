@@ -9,6 +9,7 @@ mod fd;
 mod futex;
 mod futex_pi;
 mod ident;
+mod inet;
 mod jobs;
 mod lock;
 mod log;
@@ -37,6 +38,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         futex::CASES,
         futex_pi::CASES,
         ident::CASES,
+        inet::CASES,
         jobs::CASES,
         lock::CASES,
         mapping::CASES,
