@@ -81,7 +81,7 @@ pub fn exit_status(status: i32) -> i32 {
 }
 
 /// Confines this process and builds the kernel.
-fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<Launcher, BootError> {
+fn build(config: &BootConfig, mut mounts: Vec<tree::Prepared>) -> Result<Launcher, BootError> {
     // Terminal signals come by the parent only: stubs must not see them.
     rustix::process::setsid().map_err(failed("setsid", ""))?;
     // Guests have masks of their own.
@@ -89,6 +89,9 @@ fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<Launcher, B
     usermem::install_fault_handler();
     sync::watch_load();
     let vdso = systrap::host_vdso().map_err(failed("cannot read /proc/self/maps", ""))?;
+    for mount in &mut mounts {
+        mount.detach().map_err(failed("cannot detach what is to be mounted", " (it needs Linux 5.12 or newer)"))?;
+    }
     jail::empty_root().map_err(failed("cannot make an empty root", ""))?;
     let privilege = if config.writes_to_host() { jail::Privilege::Write } else { jail::Privilege::Read };
     jail::drop_privileges(privilege).map_err(failed("cannot drop privileges", ""))?;

@@ -4,7 +4,7 @@ use std::fs::File as HostFileHandle;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use abi::{Errno, SysResult, c};
@@ -23,17 +23,35 @@ pub struct Prepared {
 }
 
 enum Opened {
-    Directory(OwnedFd, Writes),
+    /// A directory, and where it is.
+    Directory(OwnedFd, PathBuf, Writes),
     /// A file: its directory and its name.
     File(OwnedFd, Vec<u8>, Writes),
     Internal(Source),
 }
 
 impl Prepared {
+    /// Takes what is above the directory out of reach: whoever gets hold of the sentry finds nothing else of the host by it. Call in namespaces
+    /// of its own, while the host's files can still be reached.
+    ///
+    /// # Errors
+    /// What the host says; `NotFound` when another directory has taken its place.
+    pub fn detach(&mut self) -> io::Result<()> {
+        if let Opened::Directory(fd, path, writes) = &mut self.what {
+            let detached = jail::detached(path, *writes != Writes::ToHost)?;
+            let (one, other) = (rustix::fs::fstat(&*fd)?, rustix::fs::fstat(&detached)?);
+            if (one.st_dev, one.st_ino) != (other.st_dev, other.st_ino) {
+                return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} has been replaced", path.display())));
+            }
+            *fd = detached;
+        }
+        Ok(())
+    }
+
     /// The descriptor that it holds.
     pub fn raw_fd(&self) -> Option<RawFd> {
         match &self.what {
-            Opened::Directory(fd, _) | Opened::File(fd, _, _) => Some(fd.as_raw_fd()),
+            Opened::Directory(fd, ..) | Opened::File(fd, ..) => Some(fd.as_raw_fd()),
             Opened::Internal(_) => None,
         }
     }
@@ -57,7 +75,8 @@ fn open(mount: &Mount) -> io::Result<Prepared> {
         Source::Bind(path, writes) => {
             let path = path.canonicalize().map_err(|error| about(error, path))?;
             if path.is_dir() {
-                Opened::Directory(HostFileHandle::open(&path).map_err(|error| about(error, &path))?.into(), *writes)
+                let fd = HostFileHandle::open(&path).map_err(|error| about(error, &path))?.into();
+                Opened::Directory(fd, path, *writes)
             } else {
                 let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
                     return Err(about(io::ErrorKind::InvalidInput.into(), &path));
@@ -113,7 +132,7 @@ pub fn assemble(mounts: Vec<Prepared>, kernel: &Arc<Kernel>) -> SysResult<Arc<Mo
 fn flags(what: &Opened) -> u64 {
     let usual = c::MS_NOSUID | c::MS_NODEV | c::MS_NOEXEC | c::MS_RELATIME;
     match what {
-        Opened::Directory(_, Writes::No) | Opened::File(_, _, Writes::No) => c::MS_RDONLY | c::MS_RELATIME,
+        Opened::Directory(_, _, Writes::No) | Opened::File(_, _, Writes::No) => c::MS_RDONLY | c::MS_RELATIME,
         Opened::Internal(Source::Proc) => usual,
         Opened::Internal(Source::Devices) => c::MS_NOSUID | c::MS_RELATIME,
         Opened::Internal(Source::Empty) => usual | c::MS_RDONLY,
@@ -138,7 +157,7 @@ fn dentry(what: Opened, devices: &Arc<DeviceOpener>) -> SysResult<Arc<Dentry>> {
         Writes::No | Writes::ToHost => root.dentry(),
     };
     match what {
-        Opened::Directory(fd, writes) => host(HostInode::root(fd, writes == Writes::ToHost), writes),
+        Opened::Directory(fd, _, writes) => host(HostInode::root(fd, writes == Writes::ToHost), writes),
         Opened::File(fd, name, writes) => HostInode::below(fd, &name, writes == Writes::ToHost)?.dentry(),
         Opened::Internal(Source::Devices) => {
             let dev = tmpfs::Node::root(None, 0o755, devices)?;

@@ -7,8 +7,11 @@ mod filter;
 mod ids;
 mod signals;
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 pub use filter::filter;
 pub use ids::{IdMap, IdMaps, map_ids};
@@ -97,6 +100,39 @@ pub fn become_root() -> io::Result<()> {
         check(libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0).into())?;
     }
     Ok(())
+}
+
+/// `struct mount_attr` (mount_setattr(2)).
+#[repr(C)]
+#[derive(Default)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// A directory, with what is mounted below it, as a mount of its own that is attached nowhere: no path leads from it to what is above. What it
+/// shows can't be written to through it if `read_only`, and none of it gives anybody privileges or devices.
+///
+/// # Errors
+/// What open_tree(2) and mount_setattr(2) say; the caller must be in namespaces of its own.
+pub fn detached(path: &Path, read_only: bool) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE.cast_unsigned();
+    // SAFETY: a path; the descriptor is new and ours.
+    let fd = unsafe {
+        let fd = check(libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags))?;
+        OwnedFd::from_raw_fd(fd as RawFd)
+    };
+    let read_only = if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 };
+    let attr = MountAttr { set: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | read_only, ..MountAttr::default() };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    // SAFETY: an empty path and a structure of the size that is stated.
+    check(unsafe {
+        libc::syscall(libc::SYS_mount_setattr, fd.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size_of::<MountAttr>())
+    })?;
+    Ok(fd)
 }
 
 /// Replaces the root by an empty, read-only file system. Descriptors that are open stay usable.

@@ -95,3 +95,27 @@ fn links_put_in_the_place_of_files_lead_nowhere() {
     assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "swapped\n"), "{outcome:?}");
     assert_eq!(after, before);
 }
+
+/// Who gets hold of the sentry finds no way up from the directories that it holds open.
+#[test]
+fn no_path_leads_out_of_the_sentrys_directories() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+    let mut child = Command::new(palisade())
+        .args(["do", "--volume", "/usr/share:/mnt:ro", "--", "sh", "-c", "echo up; exec sleep 30"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
+    let fds = format!("/proc/{}/fd", children.split_whitespace().next().unwrap());
+    let place = |path: &str| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    let paths = std::fs::read_dir(&fds).unwrap().map(|entry| entry.unwrap().path().display().to_string());
+    let held: Vec<String> = paths.filter(|path| place(path) == place("/usr/share")).collect();
+    let above: Vec<_> = held.iter().map(|path| place(&format!("{path}/.."))).collect();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!held.is_empty(), "the sentry doesn't hold the volume");
+    assert!(above.iter().all(|up| *up == place("/usr/share")), "{held:?}: {above:?}");
+}
