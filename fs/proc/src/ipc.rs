@@ -27,5 +27,6 @@ pub const LIMITS: &[Entry] = &[
 fn text(proc: &Proc, make: fn(&Objects, &Credentials) -> String) -> SysResult<Vec<u8>> {
     let root = || Credentials::root(proc.kernel.user_ns.clone());
     let reader = proc.caller().map_or_else(root, |task| (*task.credentials()).clone());
-    Ok(make(&proc.kernel.ipc, &reader).into_bytes())
+    let ns = proc.caller().map_or_else(|| proc.kernel.ns.ipc.clone(), |task| task.lock().ns.ipc.clone());
+    Ok(make(&ns.objects, &reader).into_bytes())
 }

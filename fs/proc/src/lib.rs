@@ -11,6 +11,7 @@ mod mounts;
 mod process;
 mod status;
 mod system;
+mod userns;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -18,8 +19,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi::structs::{Statfs, Timespec};
 use abi::{Errno, SysResult, c};
+use auth::Credentials;
 use sync::{Mutex, monotonic_ns};
-use task::{Kernel, Task};
+use task::{Kernel, PidNamespace, Task};
 use usermem::IoBuf;
 use vfs::{
     Attr, Caching, Dentry, DirEntry, FileOps, FileSystemType, Inode, MountRequest, NewNode, Path, Plain, SetAttr, SuperBlock,
@@ -31,6 +33,8 @@ use crate::system::{Body, Entry};
 
 /// `PROC_SUPER_MAGIC`
 const MAGIC: i64 = 0x9fa0;
+/// Most that can be written to a file at a time.
+const MAX_WRITE: usize = 4096;
 /// Nanoseconds of a clock tick (`USER_HZ` is 100).
 const TICK: u64 = 10_000_000;
 
@@ -49,13 +53,16 @@ impl FileSystemType for ProcFs {
             return Err(Errno::EINVAL);
         }
         let dev = new_dev();
-        Dentry::root(SuperBlock::new("proc", dev, Box::new(Plain)), root(self.kernel.clone(), dev))
+        // It shows what who mounts it can see.
+        let first = || self.kernel.ns.pid_for_children.clone();
+        let ns = task::current().map_or_else(first, |task| task.group.pid_ns().clone());
+        Dentry::root(SuperBlock::new("proc", dev, Box::new(Plain)), root(self.kernel.clone(), ns, dev))
     }
 }
 
-/// The root directory of a /proc.
+/// The root directory of a /proc that shows the processes of a pid namespace.
 #[must_use]
-pub fn root(kernel: Arc<Kernel>, dev: u64) -> Arc<dyn Inode> {
+pub fn root(kernel: Arc<Kernel>, pid_ns: Arc<PidNamespace>, dev: u64) -> Arc<dyn Inode> {
     let uptime = monotonic_ns().saturating_sub(kernel.started);
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     let now = Timespec { sec: now.tv_sec, nsec: now.tv_nsec }.to_ns();
@@ -65,6 +72,7 @@ pub fn root(kernel: Arc<Kernel>, dev: u64) -> Arc<dyn Inode> {
         boot_time: now.unwrap_or(0).saturating_sub(uptime),
         cpu_seen: AtomicU64::new(0),
         kernel,
+        pid_ns,
     };
     Arc::new(Node { proc: Arc::new(proc), what: What::Fixed(&system::ROOT) })
 }
@@ -72,6 +80,7 @@ pub fn root(kernel: Arc<Kernel>, dev: u64) -> Arc<dyn Inode> {
 /// What all nodes share.
 struct Proc {
     kernel: Arc<Kernel>,
+    pid_ns: Arc<PidNamespace>,
     dev: u64,
     boot_id: Vec<u8>,
     /// Wall clock time, in nanoseconds, at which the sandbox started.
@@ -186,7 +195,7 @@ impl Inode for Node {
                     return Ok(self.with(What::Fixed(found)));
                 }
                 let pid = number(name).filter(|_| entry.ino == system::ROOT.ino);
-                let member = pid.and_then(|pid| Member::process(&self.proc.kernel, pid));
+                let member = pid.and_then(|pid| Member::process(&self.proc, pid));
                 Ok(self.with(What::Process(member.ok_or(Errno::ENOENT)?, Item::Dir)))
             }
             What::Process(member, item) => {
@@ -209,7 +218,7 @@ impl Inode for Node {
                 });
                 let mut list: Vec<_> = list.collect();
                 if entry.ino == system::ROOT.ino {
-                    list.extend(Member::list(&self.proc.kernel));
+                    list.extend(Member::list(&self.proc));
                 }
                 Ok(list)
             }
@@ -234,7 +243,8 @@ impl Inode for Node {
 
     fn open(self: Arc<Self>, _flags: i32) -> SysResult<Arc<dyn FileOps>> {
         let text = Mutex::new(Arc::new(self.text()?));
-        Ok(Arc::new(Text { node: self, text, fresh: AtomicBool::new(true) }))
+        let opener = self.proc.caller().map(|task| task.credentials());
+        Ok(Arc::new(Text { node: self, text, fresh: AtomicBool::new(true), opener }))
     }
 
     fn create(self: Arc<Self>, _name: &[u8], _node: &NewNode) -> SysResult<Arc<dyn Inode>> {
@@ -266,6 +276,7 @@ struct Text {
     text: Mutex<Arc<Vec<u8>>>,
     /// Nobody has read it since it was made.
     fresh: AtomicBool,
+    opener: Option<Arc<Credentials>>,
 }
 
 impl FileOps for Text {
@@ -279,6 +290,24 @@ impl FileOps for Text {
         let rest = usize::try_from(offset).ok().and_then(|at| text.get(at..)).unwrap_or_default();
         let part = rest.get(..rest.len().min(buf.remaining())).unwrap_or_default();
         if part.is_empty() { Ok(0) } else { buf.copy_out(part) }
+    }
+
+    fn write(&self, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
+        let What::Process(member, Item::File(file)) = &self.node.what else { return Err(Errno::EINVAL) };
+        let (Some(write), Some(opener)) = (file.write, &self.opener) else { return Err(Errno::EINVAL) };
+        // A page at most, and not in parts.
+        let mut text = vec![0; buf.remaining()];
+        if offset != 0 || text.len() > MAX_WRITE {
+            return Err(Errno::EINVAL);
+        }
+        let count = buf.copy_in(&mut text)?;
+        text.truncate(count);
+        let proc = &self.node.proc;
+        let start = buf.done() - count;
+        let view = member.view(&proc.kernel).ok_or(Errno::ESRCH);
+        // What is refused hasn't been written.
+        view.and_then(|view| write(proc, &view, &text, opener)).inspect_err(|_| buf.rewind(start))?;
+        Ok(count)
     }
 
     fn as_any(&self) -> &dyn Any {

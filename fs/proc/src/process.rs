@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use abi::{Errno, SysResult, c};
 use mm::Dumpable;
-use task::{Group, Kernel, NetNamespace, Task};
+use task::{Group, Kernel, NetNamespace, PidNamespace, Task};
 use vfs::{DirEntry, File, Path, Places};
 
 use crate::status::{FILES, TextFile};
@@ -16,6 +16,8 @@ pub struct Member {
     pid: i32,
     thread: Option<i32>,
     group: Weak<Group>,
+    /// Whose numbers are names.
+    ns: Arc<PidNamespace>,
 }
 
 /// A link to a place in the tree.
@@ -52,7 +54,8 @@ impl Item {
     pub fn mode(self) -> u32 {
         match self {
             Self::Dir | Self::Fds | Self::Tasks | Self::Net => c::S_IFDIR | 0o555,
-            Self::File(_) | Self::NetFile(_) => c::S_IFREG | 0o444,
+            Self::NetFile(_) => c::S_IFREG | 0o444,
+            Self::File(file) => c::S_IFREG | if file.write.is_some() { 0o644 } else { 0o444 },
             Self::Link(_) => c::S_IFLNK | 0o777,
             Self::Fd(_) => c::S_IFLNK | 0o700,
         }
@@ -66,8 +69,10 @@ pub struct View {
     pub task: Option<Arc<Task>>,
     /// The threads of the process.
     pub tasks: Vec<Arc<Task>>,
-    /// Number of the thread, or of the process.
+    /// Number of the thread, or of the process, for the kernel.
     pub id: i32,
+    /// Whose numbers are shown.
+    pub ns: Arc<PidNamespace>,
 }
 
 impl View {
@@ -88,7 +93,7 @@ impl View {
 
     /// Its network namespace.
     pub fn net(&self) -> SysResult<Arc<dyn NetNamespace>> {
-        Ok(self.task.as_ref().ok_or(Errno::ENOENT)?.lock().net.clone())
+        Ok(self.task.as_ref().ok_or(Errno::ENOENT)?.lock().ns.net.clone())
     }
 
     fn file(&self, fd: i32) -> SysResult<Arc<File>> {
@@ -105,19 +110,21 @@ fn places_of(task: &Task) -> Arc<Places> {
 
 impl Member {
     /// The process with this number, or with a thread of this number.
-    pub fn process(kernel: &Kernel, pid: i32) -> Option<Self> {
+    pub(crate) fn process(proc: &Proc, number: i32) -> Option<Self> {
+        let (kernel, pid) = (&proc.kernel, proc.pid_ns.global(number)?);
         let group = kernel.group(pid).or_else(|| Some(kernel.task(pid)?.group.clone()))?;
-        Some(Self { pid: group.pid, thread: None, group: Arc::downgrade(&group) })
+        Some(Self { pid: group.pid, thread: None, group: Arc::downgrade(&group), ns: proc.pid_ns.clone() })
     }
 
     /// Entries of all processes.
-    pub fn list(kernel: &Kernel) -> Vec<DirEntry> {
-        let groups: Vec<_> = kernel.groups.lock().keys().copied().collect();
+    pub(crate) fn list(proc: &Proc) -> Vec<DirEntry> {
+        let groups: Vec<_> = proc.kernel.groups.lock().keys().copied().collect();
         let entry = |pid: i32| {
-            let member = Self { pid, thread: None, group: Weak::new() };
-            member.entry(pid.to_string(), Item::Dir)
+            let member = Self { pid, thread: None, group: Weak::new(), ns: proc.pid_ns.clone() };
+            let number = proc.pid_ns.local(pid);
+            (number != 0).then(|| member.entry(number.to_string(), Item::Dir))
         };
-        groups.into_iter().map(entry).collect()
+        groups.into_iter().filter_map(entry).collect()
     }
 
     /// What is known of it, unless it is gone.
@@ -133,7 +140,7 @@ impl Member {
             return None;
         }
         let task = task.or(tasks.first()).cloned();
-        Some(View { group, task, tasks, id })
+        Some(View { group, task, tasks, id, ns: self.ns.clone() })
     }
 
     /// Monotonic time at which the process started.
@@ -200,7 +207,8 @@ impl Member {
                 Ok((self.clone(), Item::Fd(fd)))
             }
             Item::Tasks => {
-                let member = self.thread(number(name).ok_or(Errno::ENOENT)?);
+                let tid = number(name).and_then(|number| self.ns.global(number));
+                let member = self.thread(tid.ok_or(Errno::ENOENT)?);
                 member.view(kernel).ok_or(Errno::ENOENT)?;
                 Ok((member, Item::Dir))
             }
@@ -232,7 +240,7 @@ impl Member {
             Item::Tasks => {
                 let mut tids: Vec<_> = view()?.tasks.iter().map(|task| task.tid()).collect();
                 tids.sort_unstable();
-                let entry = |tid: &i32| self.thread(*tid).entry(tid.to_string(), Item::Dir);
+                let entry = |tid: &i32| self.thread(*tid).entry(self.ns.local(*tid).to_string(), Item::Dir);
                 Ok(tids.iter().map(entry).collect())
             }
             Item::Net => {

@@ -6,20 +6,23 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::signal::{SIG_DFL, SIG_IGN, SigSet};
-use abi::{SysResult, c};
-use auth::Credentials;
+use abi::{Errno, SysResult, c};
+use auth::{Credentials, MapKind};
 use mm::{ImageInfo, MapInfo};
 use usermem::{PAGE_SIZE, UserMemoryExt};
 
 use crate::memory::{self, map_lines};
 use crate::mounts;
 use crate::process::View;
-use crate::{Proc, TICK};
+use crate::{Proc, TICK, userns};
 
 /// Most that is read of arguments and environment.
 const MAX_STRINGS: u64 = 128 << 10;
 /// Longest name of a task.
 const COMM_LEN: usize = 15;
+
+/// Takes what is written to a file: who has opened it may count as much as who writes.
+type Take = fn(&Proc, &View, &[u8], &Credentials) -> SysResult<()>;
 
 /// A file in a member's directory.
 pub struct TextFile {
@@ -27,25 +30,44 @@ pub struct TextFile {
     /// For the inode number.
     pub number: u64,
     pub make: fn(&Proc, &View) -> SysResult<Vec<u8>>,
+    /// Takes what is written, all at once.
+    pub write: Option<Take>,
+}
+
+impl TextFile {
+    const NONE: Self = Self { name: "", number: 0, make: |_, _| Ok(Vec::new()), write: None };
 }
 
 /// All of them.
 pub static FILES: &[TextFile] = &[
-    TextFile { name: "stat", number: 0, make: stat },
-    TextFile { name: "statm", number: 1, make: memory::statm },
-    TextFile { name: "status", number: 2, make: status },
-    TextFile { name: "cmdline", number: 3, make: |_, view| Ok(strings(view, |info| info.args.clone())) },
-    TextFile { name: "environ", number: 4, make: |_, view| Ok(strings(view, |info| info.env.clone())) },
-    TextFile { name: "comm", number: 5, make: comm_file },
-    TextFile { name: "maps", number: 6, make: memory::maps },
-    TextFile { name: "auxv", number: 7, make: |_, view| Ok(info(view).auxv) },
-    TextFile { name: "mounts", number: 8, make: mounts::mounts },
-    TextFile { name: "mountinfo", number: 9, make: mounts::mountinfo },
-    TextFile { name: "limits", number: 10, make: limits },
-    TextFile { name: "cgroup", number: 11, make: |_, _| Ok(b"0::/\n".to_vec()) },
-    TextFile { name: "smaps", number: 12, make: memory::smaps },
-    TextFile { name: "smaps_rollup", number: 13, make: memory::smaps_rollup },
-    TextFile { name: "mountstats", number: 14, make: mounts::mountstats },
+    TextFile { name: "stat", number: 0, make: stat, ..TextFile::NONE },
+    TextFile { name: "statm", number: 1, make: memory::statm, ..TextFile::NONE },
+    TextFile { name: "status", number: 2, make: status, ..TextFile::NONE },
+    TextFile { name: "cmdline", number: 3, make: |_, view| Ok(strings(view, |info| info.args.clone())), ..TextFile::NONE },
+    TextFile { name: "environ", number: 4, make: |_, view| Ok(strings(view, |info| info.env.clone())), ..TextFile::NONE },
+    TextFile { name: "comm", number: 5, make: comm_file, write: Some(write_comm) },
+    TextFile { name: "maps", number: 6, make: memory::maps, ..TextFile::NONE },
+    TextFile { name: "auxv", number: 7, make: |_, view| Ok(info(view).auxv), ..TextFile::NONE },
+    TextFile { name: "mounts", number: 8, make: mounts::mounts, ..TextFile::NONE },
+    TextFile { name: "mountinfo", number: 9, make: mounts::mountinfo, ..TextFile::NONE },
+    TextFile { name: "limits", number: 10, make: limits, ..TextFile::NONE },
+    TextFile { name: "cgroup", number: 11, make: |_, _| Ok(b"0::/\n".to_vec()), ..TextFile::NONE },
+    TextFile { name: "smaps", number: 12, make: memory::smaps, ..TextFile::NONE },
+    TextFile { name: "smaps_rollup", number: 13, make: memory::smaps_rollup, ..TextFile::NONE },
+    TextFile { name: "mountstats", number: 14, make: mounts::mountstats, ..TextFile::NONE },
+    TextFile {
+        name: "uid_map",
+        number: 30,
+        make: |proc, view| userns::map(proc, view, MapKind::Users),
+        write: Some(userns::write_uid_map),
+    },
+    TextFile {
+        name: "gid_map",
+        number: 31,
+        make: |proc, view| userns::map(proc, view, MapKind::Groups),
+        write: Some(userns::write_gid_map),
+    },
+    TextFile { name: "setgroups", number: 32, make: userns::setgroups, write: Some(userns::write_setgroups) },
 ];
 
 /// State letter and word.
@@ -81,9 +103,18 @@ fn comm_file(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
     Ok(text)
 }
 
+/// A thread's name may be set by the threads of its process.
+fn write_comm(proc: &Proc, view: &View, text: &[u8], _: &Credentials) -> SysResult<()> {
+    let own = proc.caller().is_some_and(|task| std::sync::Arc::ptr_eq(&task.group, &view.group));
+    let task = view.task.as_ref().filter(|_| own).ok_or(Errno::EINVAL)?;
+    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    task.lock().comm = text.get(..text.len().min(COMM_LEN)).unwrap_or_default().to_vec();
+    Ok(())
+}
+
 fn parent(view: &View) -> i32 {
     let parent = view.group.parent.lock().upgrade();
-    parent.map_or(0, |parent| parent.pid)
+    parent.map_or(0, |parent| parent.pid_in(&view.ns))
 }
 
 /// Sets of signals.
@@ -150,12 +181,12 @@ fn stat(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     let low = |set: SigSet| set.0 & 0x7fff_ffff;
     let exit_signal = if view.id == group.pid { group.exit_signal.load(std::sync::atomic::Ordering::Relaxed) } else { -1 };
 
-    let mut out = format!("{} (", view.id).into_bytes();
+    let mut out = format!("{} (", view.ns.local(view.id)).into_bytes();
     out.extend(comm_escaped(view));
     let mut rest = format!(") {}", state(view).0);
     // ppid pgrp session tty_nr tpgid flags
-    let (pgid, sid) = (group.pgid(), group.sid());
-    let (tty, foreground) = group.terminal.lock().as_ref().map_or((0, -1), |tty| (tty.rdev(), tty.foreground()));
+    let (pgid, sid) = (view.ns.local(group.pgid()), view.ns.local(group.sid()));
+    let (tty, foreground) = group.terminal.lock().as_ref().map_or((0, -1), |tty| (tty.rdev(), view.ns.local(tty.foreground())));
     let _ = write!(rest, " {} {pgid} {sid} {tty} {foreground} 0", parent(view));
     // minflt cminflt majflt cmajflt utime stime cutime cstime
     let _ = write!(rest, " {} {} {} {}", used.minor_faults, children.minor_faults, used.major_faults, children.major_faults);
@@ -212,6 +243,20 @@ fn identity(proc: &Proc, who: &Credentials) -> String {
     text
 }
 
+/// The lines of `status` with the numbers of a process and a thread in all namespaces from the reader's on.
+fn numbers(view: &View) -> String {
+    let own = view.task.as_ref().map_or_else(|| view.group.number.clone(), |task| task.lock().number.clone());
+    let job = view.group.job();
+    let lines = [("NStgid", &view.group.number), ("NSpid", &own), ("NSpgid", job.number()), ("NSsid", job.session.number())];
+    let mut text = String::new();
+    for (name, number) in lines {
+        let _ = write!(text, "{name}:");
+        number.numbers_from(&view.ns).for_each(|number| _ = write!(text, "\t{number}"));
+        text.push('\n');
+    }
+    text
+}
+
 fn status(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     let (letter, word) = state(view);
     let mut out = b"Name:\t".to_vec();
@@ -220,10 +265,11 @@ fn status(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     if let Some(umask) = view.umask() {
         let _ = writeln!(rest, "Umask:\t{umask:04o}");
     }
-    let _ = write!(rest, "State:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\n", view.group.pid);
-    let _ = write!(rest, "Pid:\t{}\nPPid:\t{}\nTracerPid:\t0\n", view.id, parent(view));
+    let _ = write!(rest, "State:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\n", view.group.pid_in(&view.ns));
+    let _ = write!(rest, "Pid:\t{}\nPPid:\t{}\nTracerPid:\t0\n", view.ns.local(view.id), parent(view));
     let who = credentials(proc, view);
     rest.push_str(&identity(proc, &who));
+    rest.push_str(&numbers(view));
     rest.push_str(&memory::status_lines(view));
     let _ = writeln!(rest, "Threads:\t{}", view.tasks.len().max(1));
     let sets = signals(view);

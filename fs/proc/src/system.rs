@@ -1,10 +1,11 @@
 //! The fixed tree: files about the whole system.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::{SysResult, c};
-use task::{Kernel, RELEASE, Task, VERSION};
+use task::{Kernel, RELEASE, Task, UtsNamespace, VERSION};
 
 use crate::{Proc, TICK, cpuinfo, ipc, uuid};
 
@@ -75,6 +76,7 @@ const KERNEL: &[Entry] = &[
     file("osrelease", 30, |_| text(format!("{RELEASE}\n"))),
     file("ostype", 31, |_| text("Linux\n")),
     file("hostname", 32, hostname),
+    file("domainname", 38, domainname),
     file("version", 33, |_| text(format!("{VERSION}\n"))),
     file("pid_max", 34, |_| text("4194304\n")),
     dir("random", 35, RANDOM),
@@ -117,16 +119,33 @@ fn text(text: impl Into<Vec<u8>>) -> SysResult<Vec<u8>> {
 
 fn own(proc: &Proc) -> SysResult<Vec<u8>> {
     let task = proc.caller().ok_or(abi::Errno::ENOENT)?;
-    text(task.group.pid.to_string())
+    match task.group.pid_in(&proc.pid_ns) {
+        0 => Err(abi::Errno::ENOENT),
+        pid => text(pid.to_string()),
+    }
 }
 
 fn own_thread(proc: &Proc) -> SysResult<Vec<u8>> {
     let task = proc.caller().ok_or(abi::Errno::ENOENT)?;
-    text(format!("{}/task/{}", task.group.pid, task.tid()))
+    match task.group.pid_in(&proc.pid_ns) {
+        0 => Err(abi::Errno::ENOENT),
+        pid => text(format!("{pid}/task/{}", task.tid_in(&proc.pid_ns))),
+    }
+}
+
+/// The names that the reader sees.
+fn uts(proc: &Proc) -> Arc<UtsNamespace> {
+    proc.caller().map_or_else(|| proc.kernel.ns.uts.clone(), |task| task.lock().ns.uts.clone())
+}
+
+fn domainname(proc: &Proc) -> SysResult<Vec<u8>> {
+    let mut name = uts(proc).names().domain;
+    name.push(b'\n');
+    Ok(name)
 }
 
 fn hostname(proc: &Proc) -> SysResult<Vec<u8>> {
-    let mut name = proc.kernel.hostname.lock().clone();
+    let mut name = uts(proc).names().host;
     name.push(b'\n');
     Ok(name)
 }

@@ -137,7 +137,7 @@ impl Current {
     }
 
     /// Whether root and working directory are another process's, too (`CLONE_FS`): it could change them under a program with more rights.
-    fn shares_fs(&self) -> bool {
+    pub(crate) fn shares_fs(&self) -> bool {
         // Each task holds it twice: here and in its shared state.
         if Arc::strong_count(&self.fs) <= 2 {
             return false;
@@ -165,7 +165,7 @@ impl Kernel {
                 };
                 if signo != 0 && who.may_signal(&other) {
                     let uid = other.user_ns.from_kuid_munged(who.ruid);
-                    child.signal(SigInfo::from_process(signo, c::SI_USER, group.pid, uid));
+                    child.signal(SigInfo::from_process(signo, c::SI_USER, group.pid_in(child.pid_ns()), uid));
                 }
             }
         }

@@ -67,6 +67,9 @@ impl Current {
         kernel.tasks.lock().remove(&task.tid());
         kernel.tell_children(&group, task.tid(), heir, &who);
         if heir.is_none() {
+            if group.is_init() && group.pid != 1 {
+                kernel.end_namespace(&group, &task.parker);
+            }
             kernel.group_ended(&group);
         }
         // execve(2) of another thread waits for this one's end.
@@ -77,16 +80,18 @@ impl Current {
 }
 
 impl Kernel {
-    /// Who adopts a process's children: the nearest ancestor that asked for it (`PR_SET_CHILD_SUBREAPER`), or the first process.
+    /// Who adopts a process's children: the nearest ancestor that asked for it (`PR_SET_CHILD_SUBREAPER`), or the first process, of the
+    /// same pid namespace.
     fn reaper(&self, group: &Group) -> Option<Arc<Group>> {
         let mut at = group.parent.lock().upgrade();
-        while let Some(ancestor) = at {
+        let ns = group.pid_ns();
+        while let Some(ancestor) = at.filter(|ancestor| Arc::ptr_eq(ancestor.pid_ns(), ns)) {
             if ancestor.child_subreaper.load(Ordering::SeqCst) && !ancestor.doomed.load(Ordering::SeqCst) {
                 return Some(ancestor);
             }
             at = ancestor.parent.lock().upgrade();
         }
-        self.group(1)
+        ns.init().and_then(|init| self.group(init)).or_else(|| self.group(1))
     }
 
     /// A process has no task left: its parent hears of it, its children get a new one.
@@ -173,6 +178,9 @@ impl Kernel {
         self.groups.lock().remove(&group.pid);
         jobs.leave(group);
         group.exit_queue.wake(PollEvents::READABLE | PollEvents::HUP);
+        for ns in group.pid_ns().outwards().filter(|ns| ns.level() > 0) {
+            ns.queue.wake(PollEvents::IN);
+        }
     }
 }
 

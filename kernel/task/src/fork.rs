@@ -5,19 +5,21 @@ use std::sync::atomic::Ordering;
 
 use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
-use auth::Charge;
+use auth::{Capability, Charge, Credentials};
 use ipc::UndoList;
 use mm::MemoryManager;
 use platform::UserRegs;
 use usermem::UserMemoryExt;
+use vfs::{FsContext, MountNamespace};
 
 use crate::current::Current;
 use crate::group::Group;
 use crate::kernel::Kernel;
+use crate::ns::{Namespaces, Pid, PidNamespace};
 use crate::tasks::Task;
 
 /// What clone(2) and clone3(2) ask for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct CloneRequest {
     /// `CLONE_*`, without the exit signal.
     pub flags: u64,
@@ -27,8 +29,8 @@ pub struct CloneRequest {
     pub parent_tid: u64,
     pub child_tid: u64,
     pub tls: u64,
-    /// Number that the child is to have; 0 for any.
-    pub set_tid: i32,
+    /// Numbers that the child is to have, in its own pid namespace first; any where there is none.
+    pub set_tid: Vec<i32>,
 }
 
 /// `CLONE_CLEAR_SIGHAND`, of clone3(2) only.
@@ -55,8 +57,23 @@ const KNOWN: u64 = CLONE_CLEAR_SIGHAND
             | c::CLONE_DETACHED
             | c::CLONE_UNTRACED
             | c::CLONE_IO
+            | c::CLONE_NEWNS
+            | c::CLONE_NEWUSER
+            | c::CLONE_NEWUTS
+            | c::CLONE_NEWIPC
+            | c::CLONE_NEWNET
+            | c::CLONE_NEWPID
+            | c::CLONE_NEWCGROUP
             | c::CLONE_VFORK,
     );
+
+/// Who and where a task is.
+pub(crate) struct Surroundings {
+    pub credentials: Arc<Credentials>,
+    pub ns: Namespaces,
+    pub fs: Arc<FsContext>,
+    pub mount_ns: Arc<MountNamespace>,
+}
 
 impl CloneRequest {
     fn has(&self, flag: i32) -> bool {
@@ -68,6 +85,15 @@ impl CloneRequest {
     fn check(&self) -> SysResult<()> {
         let (thread, vm, sighand) = (self.has(c::CLONE_THREAD), self.has(c::CLONE_VM), self.has(c::CLONE_SIGHAND));
         let clear = self.flags & CLONE_CLEAR_SIGHAND != 0;
+        // What threads of one process, or two with one working directory, can't differ in.
+        if thread && (self.has(c::CLONE_NEWUSER) || self.has(c::CLONE_NEWPID))
+            || self.has(c::CLONE_FS) && (self.has(c::CLONE_NEWUSER) || self.has(c::CLONE_NEWNS))
+        {
+            return Err(Errno::EINVAL);
+        }
+        if self.has(c::CLONE_SYSVSEM) && self.has(c::CLONE_NEWIPC) {
+            return Err(Errno::EINVAL);
+        }
         if self.flags & !KNOWN != 0 || thread && !sighand || sighand && !vm || sighand && clear {
             return Err(Errno::EINVAL);
         }
@@ -79,7 +105,7 @@ impl Current {
     /// The list of what is undone in semaphores when this task ends, made when it is first needed.
     #[must_use]
     pub fn undo_list(&self) -> Arc<UndoList> {
-        let pid = self.task.group.pid;
+        let pid = self.task.group.own_pid();
         self.task.lock().undo.get_or_insert_with(|| UndoList::new(pid)).clone()
     }
 
@@ -92,8 +118,8 @@ impl Current {
     /// Makes a task; returns its number.
     ///
     /// # Errors
-    /// `EINVAL` for flags that don't go together or aren't implemented, `EAGAIN`, `ENOMEM`, `EEXIST` for a number in use,
-    /// `ERESTARTNOINTR` when a signal is to be handled first.
+    /// `EINVAL` for flags that don't go together or aren't implemented, `EAGAIN`, `ENOMEM`, `EEXIST` for a number in use, `EPERM` for
+    /// namespaces and numbers that it may not ask for, `ERESTARTNOINTR` when a signal is to be handled first.
     pub fn clone_task(&mut self, request: CloneRequest) -> SysResult<u64> {
         request.check()?;
         // A signal for both must be handled before, or the child would never have it.
@@ -104,8 +130,9 @@ impl Current {
             return Err(Errno::EAGAIN);
         }
         let kernel = self.task.kernel.clone();
-        let charge = Task::charge_process(self.credentials(), self.task.group.limit(c::RLIMIT_NPROC))?;
-        let tid = kernel.new_pid(request.set_tid)?;
+        let surroundings = self.for_child(&request)?;
+        let charge = Task::charge_process(&surroundings.credentials, self.task.group.limit(c::RLIMIT_NPROC))?;
+        let number = kernel.new_pid(&surroundings.ns.pid_for_children, &request.set_tid)?;
         let mut regs: UserRegs = self.regs;
         regs.rax = 0;
         if request.stack != 0 {
@@ -116,20 +143,21 @@ impl Current {
         regs.fs_base = 0;
         let ctx = mm.aspace().clone().new_context(&regs, Some(&self.ctx.fp()))?;
         regs.fs_base = tls;
-        let group = if request.has(c::CLONE_THREAD) { self.task.group.clone() } else { self.new_group(tid, &request, &mm)? };
-        let task = self.new_task(tid, &group, &mm, charge, &request);
+        let group = if request.has(c::CLONE_THREAD) { self.task.group.clone() } else { self.new_group(&number, &request, &mm)? };
+        let task = self.new_task(number.clone(), &group, &mm, charge, surroundings, &request);
         // A new thread must not miss that its process stops or ends.
         kernel.enlist_unless(&task, !request.has(c::CLONE_THREAD), || self.task.signal_pending()).inspect_err(|_| {
             let fds = std::mem::take(&mut task.lock().fds);
             fds.leave();
         })?;
         task.inherit_seccomp(&self.task);
+        let tid = number.number_in(self.pid_ns());
         if request.has(c::CLONE_PARENT_SETTID) {
             // As on Linux, a bad address is nobody's error.
             let _ = self.mm.write_obj(request.parent_tid, &tid);
         }
         if request.has(c::CLONE_CHILD_SETTID) {
-            let _ = mm.write_obj(request.child_tid, &tid);
+            let _ = mm.write_obj(request.child_tid, &number.number_in(number.namespace()));
         }
         if let Err(errno) = Self::start(task.clone(), ctx, regs) {
             kernel.delist(&task);
@@ -143,17 +171,45 @@ impl Current {
         Ok(tid.cast_unsigned().into())
     }
 
+    /// Who a new task is, and which namespaces it has.
+    fn for_child(&self, request: &CloneRequest) -> SysResult<Surroundings> {
+        let credentials =
+            if request.has(c::CLONE_NEWUSER) { Arc::new(self.in_new_user_namespace()?) } else { self.credentials().clone() };
+        let own = self.task.lock().ns.clone();
+        // Threads have their numbers where their process has its.
+        if request.has(c::CLONE_THREAD) && !Arc::ptr_eq(&own.pid_for_children, self.pid_ns()) {
+            return Err(Errno::EINVAL);
+        }
+        let ns = own.renew(request.flags, &credentials)?;
+        let may_number = |ns: &Arc<PidNamespace>| {
+            let has = |capability| credentials.has_capability_in(&ns.user_ns, capability);
+            has(Capability::SYS_ADMIN) || has(Capability::CHECKPOINT_RESTORE)
+        };
+        if request.set_tid.len() > ns.pid_for_children.level() + 1 {
+            return Err(Errno::EINVAL);
+        }
+        if !ns.pid_for_children.outwards().take(request.set_tid.len()).all(may_number) {
+            return Err(Errno::EPERM);
+        }
+        let fs = if request.has(c::CLONE_FS) { self.fs.clone() } else { Arc::new(self.fs.fork()) };
+        let mut mount_ns = self.mount_ns();
+        if request.has(c::CLONE_NEWNS) {
+            mount_ns = mount_ns.copy(&fs, credentials.user_ns.clone())?;
+        }
+        Ok(Surroundings { credentials, ns, fs, mount_ns })
+    }
+
     /// A process for a new task.
-    fn new_group(&self, pid: i32, request: &CloneRequest, mm: &MemoryManager) -> SysResult<Arc<Group>> {
+    fn new_group(&self, number: &Arc<Pid>, request: &CloneRequest, mm: &MemoryManager) -> SysResult<Arc<Group>> {
         let own = &self.task.group;
         let (parent, parent_tid, exit_signal) = if request.has(c::CLONE_PARENT) {
-            // The first process has no parent to share.
-            let parent = own.parent.lock().upgrade().ok_or(Errno::EINVAL)?;
+            // The first process of a namespace must not have siblings in it: nobody would wait for them.
+            let parent = own.parent.lock().upgrade().filter(|_| !own.is_init()).ok_or(Errno::EINVAL)?;
             (parent, own.parent_tid.load(Ordering::Relaxed), own.exit_signal.load(Ordering::Relaxed))
         } else {
             (own.clone(), self.task.tid(), request.exit_signal)
         };
-        let group = Group::new(pid, Some((&parent, parent_tid)), Some(own), own.job(), exit_signal);
+        let group = Group::new(number.clone(), Some((&parent, parent_tid)), Some(own), own.job(), exit_signal);
         if request.has(c::CLONE_VM) {
             own.shares_memory.store(true, Ordering::Relaxed);
             group.shares_memory.store(true, Ordering::Relaxed);
@@ -169,17 +225,17 @@ impl Current {
 
     fn new_task(
         &self,
-        tid: i32,
+        number: Arc<Pid>,
         group: &Arc<Group>,
         mm: &Arc<MemoryManager>,
         charge: Charge,
+        surroundings: Surroundings,
         request: &CloneRequest,
     ) -> Arc<Task> {
         let fds = if request.has(c::CLONE_FILES) { self.fds.share() } else { self.fds.fork() };
-        let fs = if request.has(c::CLONE_FS) { self.fs.clone() } else { Arc::new(self.fs.fork()) };
         let undo = request.has(c::CLONE_SYSVSEM).then(|| self.undo_list());
         let mempolicy = self.task.lock().mempolicy;
-        let (comm, exe, mask, altstack, slack, scheduling, net) = {
+        let (comm, exe, mask, altstack, slack, scheduling) = {
             let shared = self.task.lock();
             (
                 shared.comm.clone(),
@@ -188,25 +244,12 @@ impl Current {
                 shared.altstack,
                 shared.timer_slack,
                 shared.scheduling.for_child(),
-                shared.net.clone(),
             )
         };
-        let task = Task::new(
-            &self.task.kernel,
-            tid,
-            group,
-            mm.clone(),
-            self.credentials().clone(),
-            charge,
-            fds,
-            fs,
-            self.mount_ns(),
-            &comm,
-        );
+        let task = Task::new(&self.task.kernel, number, group, mm.clone(), charge, fds, surroundings, &comm);
         let mut shared = task.lock();
         (shared.exe, shared.mask) = (exe, mask);
         (shared.timer_slack, shared.default_timer_slack) = (slack, slack);
-        shared.net = net;
         shared.scheduling = scheduling;
         (shared.mempolicy, shared.undo) = (mempolicy, undo);
         if !request.has(c::CLONE_VM) || request.has(c::CLONE_VFORK) {

@@ -11,6 +11,7 @@ use sync::{Mutex, WaitQueue, monotonic_ns};
 
 use crate::jobs::{ProcessGroup, Terminal};
 use crate::kernel::OnExit;
+use crate::ns::Pid;
 use crate::pending::Pending;
 use crate::stop::JobControl;
 use crate::tasks::Task;
@@ -33,7 +34,10 @@ pub struct Signals {
 
 /// A process.
 pub struct Group {
+    /// Its number in the first namespace: how the kernel calls it.
     pub pid: i32,
+    /// Its numbers.
+    pub number: Arc<Pid>,
     pub parent: Mutex<Weak<Group>>,
     /// The thread of the parent that made it, or has taken it over.
     pub(crate) parent_tid: AtomicI32,
@@ -92,7 +96,7 @@ fn first_limits() -> [Rlimit; 16] {
 impl Group {
     /// A process without tasks, child of `parent` (made by its thread `parent_tid`), in the process group `job`.
     pub(crate) fn new(
-        pid: i32,
+        number: Arc<Pid>,
         parent: Option<(&Arc<Self>, i32)>,
         model: Option<&Self>,
         job: Arc<ProcessGroup>,
@@ -107,7 +111,8 @@ impl Group {
             execer: None,
         };
         Arc::new(Self {
-            pid,
+            pid: number.global(),
+            number,
             parent: Mutex::new(parent.map(|(parent, _)| Arc::downgrade(parent)).unwrap_or_default()),
             parent_tid: AtomicI32::new(parent.map_or(0, |(_, tid)| tid)),
             children: Mutex::default(),
@@ -132,9 +137,9 @@ impl Group {
         })
     }
 
-    /// Number of the parent; 0 when there is none in this sandbox.
+    /// Number of the parent, as the process itself sees it; 0 when it doesn't see one.
     pub fn parent_pid(&self) -> i32 {
-        self.parent.lock().upgrade().map_or(0, |parent| parent.pid)
+        self.parent.lock().upgrade().map_or(0, |parent| parent.number.number_in(self.pid_ns()))
     }
 
     /// Its process group.

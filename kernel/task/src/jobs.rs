@@ -12,6 +12,7 @@ use sync::Mutex;
 
 use crate::group::Group;
 use crate::kernel::Kernel;
+use crate::ns::Pid;
 
 /// What a session's controlling terminal is for the kernel.
 pub trait Terminal: Send + Sync {
@@ -31,6 +32,8 @@ pub trait Terminal: Send + Sync {
 /// A session.
 pub struct Session {
     pub sid: i32,
+    /// Nobody else has this number as long as there is the session.
+    number: Arc<Pid>,
     groups: Mutex<Vec<Weak<ProcessGroup>>>,
     /// Who was in the foreground when its terminal was hung up.
     left: Mutex<Weak<ProcessGroup>>,
@@ -62,11 +65,26 @@ impl Session {
 /// A process group, which always belongs to one session.
 pub struct ProcessGroup {
     pub pgid: i32,
+    number: Arc<Pid>,
     pub session: Arc<Session>,
     members: Mutex<Vec<Weak<Group>>>,
 }
 
+impl Session {
+    /// Its numbers.
+    #[must_use]
+    pub fn number(&self) -> &Arc<Pid> {
+        &self.number
+    }
+}
+
 impl ProcessGroup {
+    /// Its numbers.
+    #[must_use]
+    pub fn number(&self) -> &Arc<Pid> {
+        &self.number
+    }
+
     /// The processes in it, zombies included.
     #[must_use]
     pub fn members(&self) -> Vec<Arc<Group>> {
@@ -132,22 +150,24 @@ impl Jobs {
         self.groups.get(&pgid)?.upgrade()
     }
 
-    /// Whether a new process may not have this number.
-    pub(crate) fn uses(&self, number: i32) -> bool {
+    /// Whether there is a process group or session with this number.
+    fn uses(&self, number: i32) -> bool {
         let alive = |session: &Weak<Session>| session.strong_count() > 0;
         self.group(number).is_some() || self.sessions.get(&number).is_some_and(alive)
     }
 
     /// A new session with a group of the same number.
-    pub(crate) fn new_session(&mut self, sid: i32) -> Arc<ProcessGroup> {
-        let session = Arc::new(Session { sid, groups: Mutex::default(), left: Mutex::default() });
+    pub(crate) fn new_session(&mut self, number: &Arc<Pid>) -> Arc<ProcessGroup> {
+        let sid = number.global();
+        let session = Arc::new(Session { sid, number: number.clone(), groups: Mutex::default(), left: Mutex::default() });
         self.sessions.retain(|_, session| session.strong_count() > 0);
         self.sessions.insert(sid, Arc::downgrade(&session));
-        self.new_group(sid, session)
+        self.new_group(number, session)
     }
 
-    fn new_group(&mut self, pgid: i32, session: Arc<Session>) -> Arc<ProcessGroup> {
-        let group = Arc::new(ProcessGroup { pgid, session: session.clone(), members: Mutex::default() });
+    fn new_group(&mut self, number: &Arc<Pid>, session: Arc<Session>) -> Arc<ProcessGroup> {
+        let pgid = number.global();
+        let group = Arc::new(ProcessGroup { pgid, number: number.clone(), session: session.clone(), members: Mutex::default() });
         self.groups.insert(pgid, Arc::downgrade(&group));
         let mut groups = session.groups.lock();
         groups.retain(|group| group.strong_count() > 0);
@@ -188,7 +208,7 @@ impl Kernel {
         if jobs.uses(process.pid) {
             return Err(Errno::EPERM);
         }
-        let job = jobs.new_session(process.pid);
+        let job = jobs.new_session(&process.number);
         jobs.move_to(process, job);
         *process.terminal.lock() = None;
         Ok(process.pid)
@@ -229,7 +249,7 @@ impl Kernel {
         }
         let job = match jobs.group(pgid) {
             Some(job) if Arc::ptr_eq(&job.session, &session) => job,
-            None if pgid == target.pid => jobs.new_group(pgid, session),
+            None if pgid == target.pid => jobs.new_group(&target.number, session),
             _ => return Err(Errno::EPERM),
         };
         if !Arc::ptr_eq(&job, &target.job()) {

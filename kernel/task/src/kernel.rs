@@ -1,7 +1,7 @@
 //! The kernel: what all tasks share.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use abi::structs::Rlimit;
@@ -14,10 +14,12 @@ use vfs::{Caller, FdTable, File, FileSystems, FsContext, MountNamespace, WalkFla
 use crate::bootlog;
 use crate::current::Current;
 use crate::exec::identity;
+use crate::fork::Surroundings;
 use crate::futex::FutexTable;
 use crate::group::Group;
 use crate::jobs::Jobs;
 use crate::net::NetNamespace;
+use crate::ns::{CgroupNamespace, IpcNamespace, Namespaces, Pid, PidNamespace, UtsNamespace};
 use crate::tasks::Task;
 use crate::trace::{Sink, Trace};
 use crate::worker::Worker;
@@ -29,8 +31,6 @@ pub const VERSION: &str = "#1 SMP PREEMPT_DYNAMIC Palisade";
 
 /// Tasks of one sandbox at most.
 const MAX_TASKS: u64 = 16384;
-/// Highest process number (kernel.pid_max).
-const PID_MAX: i32 = 4_194_304;
 
 /// Handles a system call.
 pub type Dispatch = fn(&mut Current, u64, [u64; 6]) -> SysResult<u64>;
@@ -102,19 +102,15 @@ pub struct Kernel {
     pub groups: Mutex<BTreeMap<i32, Arc<Group>>>,
     /// Process groups, and the lock over who is whose parent. Outermost.
     pub jobs: Mutex<Jobs>,
-    next_pid: AtomicI32,
     pub futexes: FutexTable,
-    /// Semaphores, message queues and shared memory of System V.
-    pub ipc: Arc<ipc::Objects>,
-    /// The first network namespace.
-    pub net: Arc<dyn NetNamespace>,
+    /// The first namespaces.
+    pub ns: Namespaces,
     /// What dmesg(1) shows.
     pub log: Arc<klog::Log>,
     /// Types of filesystems that can be mounted.
     pub filesystems: FileSystems,
     /// Monotonic time at which the sandbox started.
     pub started: u64,
-    pub hostname: Mutex<Vec<u8>>,
     /// System calls that this kernel doesn't have, and how often they were made.
     pub unknown: Mutex<BTreeMap<u64, u64>>,
     /// Tasks made since the start.
@@ -134,21 +130,26 @@ impl Kernel {
     pub fn new(platform: Box<dyn Platform>, dispatch: Dispatch, net: Arc<dyn NetNamespace>) -> Arc<Self> {
         let log = klog::Log::default();
         bootlog::write(RELEASE, &log);
+        let user_ns = net.user_ns().clone();
+        let ns = Namespaces {
+            uts: UtsNamespace::initial(user_ns.clone()),
+            ipc: IpcNamespace::initial(user_ns.clone()),
+            net,
+            cgroup: CgroupNamespace::initial(user_ns.clone()),
+            pid_for_children: PidNamespace::initial(user_ns.clone()),
+        };
         Arc::new(Self {
             platform,
-            user_ns: net.user_ns().clone(),
+            user_ns,
             dispatch,
             tasks: Mutex::default(),
             groups: Mutex::default(),
             jobs: Mutex::default(),
-            next_pid: AtomicI32::new(1),
             futexes: FutexTable::default(),
-            ipc: Arc::default(),
-            net,
+            ns,
             log: Arc::new(log),
             filesystems: FileSystems::default(),
             started: monotonic_ns(),
-            hostname: Mutex::new(b"palisade".to_vec()),
             unknown: Mutex::default(),
             forks: AtomicU64::new(0),
             trace: Trace::default(),
@@ -160,34 +161,15 @@ impl Kernel {
         })
     }
 
-    /// A number that no task, process, group or session has: `wanted`, or any if that is 0.
+    /// A number for a new task in a namespace, and in those around it: `wanted` ones, innermost first, or any.
     ///
     /// # Errors
-    /// `EAGAIN` when there are too many tasks; `EEXIST` when the wanted one has an owner, `EINVAL` when it is none.
-    pub(crate) fn new_pid(&self, wanted: i32) -> SysResult<i32> {
-        let jobs = self.jobs.lock();
-        let tasks = self.tasks.lock();
-        let groups = self.groups.lock();
-        if tasks.len() as u64 >= self.quota.tasks.load(Ordering::Relaxed) {
+    /// `EAGAIN` when there are too many tasks; as [`PidNamespace::new_pid`].
+    pub(crate) fn new_pid(&self, ns: &Arc<PidNamespace>, wanted: &[i32]) -> SysResult<Arc<Pid>> {
+        if self.tasks.lock().len() as u64 >= self.quota.tasks.load(Ordering::Relaxed) {
             return Err(Errno::EAGAIN);
         }
-        let free = |pid: i32| !tasks.contains_key(&pid) && !groups.contains_key(&pid) && !jobs.uses(pid);
-        if wanted != 0 {
-            return match wanted {
-                1..PID_MAX if free(wanted) => Ok(wanted),
-                1..PID_MAX => Err(Errno::EEXIST),
-                _ => Err(Errno::EINVAL),
-            };
-        }
-        loop {
-            let pid = self.next_pid.fetch_add(1, Ordering::Relaxed);
-            if pid >= PID_MAX {
-                self.next_pid.store(300, Ordering::Relaxed);
-            }
-            if free(pid) {
-                return Ok(pid);
-            }
-        }
+        ns.new_pid(wanted)
     }
 
     /// Starts the first process, or another one without a parent; returns its number.
@@ -209,17 +191,19 @@ impl Kernel {
         }
         let regs = UserRegs { rip: image.entry, rsp: image.stack, eflags: 0x202, ..UserRegs::default() };
         let context = image.mm.aspace().clone().new_context(&regs, None)?;
-        let pid = self.new_pid(0)?;
+        let number = self.new_pid(&self.ns.pid_for_children, &[])?;
+        let pid = number.global();
         let charge = Task::charge_process(&who, u64::MAX)?;
-        let job = self.jobs.lock().new_session(pid);
-        let group = Group::new(pid, None, None, job, 0);
+        let job = self.jobs.lock().new_session(&number);
+        let group = Group::new(number.clone(), None, None, job, 0);
         request.on_exit.into_iter().for_each(|on_exit| group.on_exit(on_exit));
         for (resource, limit) in request.limits {
             if let Some(slot) = group.limits.lock().get_mut(resource) {
                 *slot = limit;
             }
         }
-        let task = Task::new(self, pid, &group, image.mm, who, charge, fds, Arc::new(fs), request.mount_ns, &image.comm);
+        let surroundings = Surroundings { credentials: who, ns: self.ns.clone(), fs: Arc::new(fs), mount_ns: request.mount_ns };
+        let task = Task::new(self, number, &group, image.mm, charge, fds, surroundings, &image.comm);
         task.lock().exe = Some(image.exe);
         self.enlist(&task, true);
         Current::start(task.clone(), context, regs).inspect_err(|_| self.delist(&task))?;

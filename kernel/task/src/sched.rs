@@ -140,10 +140,10 @@ impl Current {
         if number == 0 {
             return Ok(self.task.clone().into());
         }
-        if let Some(task) = self.task.kernel.task(number) {
+        if let Some(task) = self.find_task(number) {
             return Ok(task.into());
         }
-        let group = self.task.kernel.group(number).ok_or(Errno::ESRCH)?;
+        let group = self.find_process(number).ok_or(Errno::ESRCH)?;
         let credentials = group.credentials().ok_or(Errno::ESRCH)?;
         Ok(Scheduled { task: None, group, credentials })
     }

@@ -139,11 +139,6 @@ impl Signals {
 }
 
 impl Group {
-    /// The first process has only the signals that it asks for (pid_namespaces(7)), and those of its own doing.
-    pub(crate) fn shielded_from(&self, info: &SigInfo) -> bool {
-        self.pid == 1 && info.code <= 0
-    }
-
     /// Sends the process a signal. Call without locks of tasks and processes but [`Jobs`](crate::jobs::Jobs).
     pub fn signal(&self, info: SigInfo) {
         // A full queue is the sender's business, if at all.

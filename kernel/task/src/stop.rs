@@ -120,9 +120,11 @@ impl Group {
     /// What a parent is told of this process by a signal.
     pub(crate) fn child_info(&self, signo: i32, code: i32, status: i32) -> SigInfo {
         let used = self.used();
-        let viewer = self.parent.lock().upgrade().and_then(|parent| parent.credentials());
+        let parent = self.parent.lock().upgrade();
+        let pid = parent.as_ref().map_or(0, |parent| self.pid_in(parent.pid_ns()));
+        let viewer = parent.and_then(|parent| parent.credentials());
         let uid = self.credentials().zip(viewer).map_or(0, |(who, viewer)| viewer.user_ns.from_kuid_munged(who.ruid));
-        let mut info = SigInfo::child(code, self.pid, uid, status);
+        let mut info = SigInfo::child(code, pid, uid, status);
         info.signo = signo;
         // Clock ticks of a hundredth of a second.
         [info.fields[2], info.fields[3]] = [used.user / 10_000_000, used.system / 10_000_000];

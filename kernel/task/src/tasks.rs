@@ -13,9 +13,10 @@ use platform::Interrupter;
 use sync::{Mutex, MutexGuard, Parker, ThreadClock, WaitQueue};
 use vfs::{FdTable, FsContext, MountNamespace, Path};
 
+use crate::fork::Surroundings;
 use crate::group::Group;
 use crate::kernel::Kernel;
-use crate::net::NetNamespace;
+use crate::ns::{Namespaces, Pid};
 use crate::pending::Pending;
 use crate::sched::Scheduling;
 use crate::seccomp::Filters;
@@ -67,7 +68,9 @@ pub struct Shared {
     pub undo: Option<Arc<UndoList>>,
     /// set_mempolicy(2)
     pub mempolicy: Policy,
-    pub net: Arc<dyn NetNamespace>,
+    /// Its numbers.
+    pub number: Arc<Pid>,
+    pub ns: Namespaces,
     pub(crate) halt: Halt,
 }
 
@@ -105,16 +108,16 @@ impl Task {
     /// A task that nobody knows of yet.
     pub(crate) fn new(
         kernel: &Arc<Kernel>,
-        tid: i32,
+        number: Arc<Pid>,
         group: &Arc<Group>,
         mm: Arc<MemoryManager>,
-        credentials: Arc<Credentials>,
         charge: Charge,
         fds: Arc<FdTable>,
-        fs: Arc<FsContext>,
-        mount_ns: Arc<MountNamespace>,
+        surroundings: Surroundings,
         comm: &[u8],
     ) -> Arc<Self> {
+        let Surroundings { credentials, ns, fs, mount_ns } = surroundings;
+        let tid = number.global();
         let shared = Shared {
             mm: Some(mm),
             credentials,
@@ -139,7 +142,8 @@ impl Task {
             robust_list: (0, 0),
             undo: None,
             mempolicy: Policy::default(),
-            net: kernel.net.clone(),
+            number,
+            ns,
             halt: Halt::default(),
         };
         Arc::new(Self {
@@ -181,6 +185,9 @@ impl Task {
         let old = self.tid.swap(self.group.pid, Ordering::Relaxed);
         tasks.remove(&old);
         tasks.insert(self.group.pid, self.clone());
+        drop(tasks);
+        let old = std::mem::replace(&mut self.lock().number, self.group.number.clone());
+        drop(old);
     }
 
     /// The calling thread works for it from now on, or no more.
@@ -207,8 +214,8 @@ impl Task {
             return;
         }
         let number = |pid: i32| Some(u64::from(pid.cast_unsigned()));
-        bell.set_answer(nr::GETPID, number(self.group.pid));
-        bell.set_answer(nr::GETTID, number(self.tid()));
+        bell.set_answer(nr::GETPID, number(self.group.number.number_in(self.group.pid_ns())));
+        bell.set_answer(nr::GETTID, number(self.own_tid()));
         let who = self.credentials();
         let (user, group) =
             (|uid| Some(who.user_ns.from_kuid_munged(uid).into()), |gid| Some(who.user_ns.from_kgid_munged(gid).into()));

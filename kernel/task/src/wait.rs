@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 
 use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
-use auth::Credentials;
 
 use crate::current::Current;
 use crate::group::Group;
@@ -14,7 +13,9 @@ use crate::usage::Used;
 /// Which children are waited for.
 pub enum Who {
     Any,
+    /// By the number that the caller has for it.
     Process(i32),
+    /// By the kernel's number.
     ProcessGroup(i32),
     /// The one behind a pidfd.
     Exactly(Arc<Group>),
@@ -36,7 +37,7 @@ pub struct Waited {
 }
 
 impl Waited {
-    fn new(group: &Group, status: i32, viewer: &Credentials) -> Self {
+    fn new(group: &Group, status: i32, viewer: &Current) -> Self {
         let (code, value) = match (status & 0xff, status >> 8 & 0xff) {
             (0, code) => (c::CLD_EXITED, code),
             (0x7f, signo) => (c::CLD_STOPPED, signo),
@@ -46,8 +47,8 @@ impl Waited {
         };
         let mut used = group.used();
         used += group.usage.lock().children;
-        let uid = group.credentials().map_or(0, |who| viewer.user_ns.from_kuid_munged(who.ruid));
-        Self { pid: group.pid, uid, status, code, value, used }
+        let uid = group.credentials().map_or(0, |who| viewer.credentials().user_ns.from_kuid_munged(who.ruid));
+        Self { pid: group.pid_in(viewer.pid_ns()), uid, status, code, value, used }
     }
 }
 
@@ -56,7 +57,7 @@ impl Current {
     fn waits_for(&self, child: &Group, who: &Who, options: i32) -> bool {
         let named = match who {
             Who::Any => true,
-            Who::Process(pid) => child.pid == *pid,
+            Who::Process(pid) => child.pid_in(self.pid_ns()) == *pid,
             Who::ProcessGroup(pgid) => child.pgid() == *pgid,
             Who::Exactly(group) => std::ptr::eq(&raw const **group, child),
         };
@@ -95,7 +96,7 @@ impl Current {
                 if options & c::WEXITED == 0 {
                     continue;
                 }
-                let waited = Waited::new(child, child.ending().unwrap_or(0), self.credentials());
+                let waited = Waited::new(child, child.ending().unwrap_or(0), self);
                 if options & c::WNOWAIT == 0 {
                     own.usage.lock().children += waited.used;
                     kernel.reap(&mut jobs, Some(own), child);
@@ -104,7 +105,7 @@ impl Current {
             }
             any = true;
             if let Some(status) = child.take_news(options) {
-                return (Some(Waited::new(child, status, self.credentials())), true);
+                return (Some(Waited::new(child, status, self)), true);
             }
         }
         (None, any)

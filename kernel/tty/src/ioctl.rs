@@ -156,15 +156,20 @@ pub fn master(terminal: &Arc<Terminal>, arg: &IoctlArg<'_>) -> SysResult<u64> {
 /// By either end.
 fn both(terminal: &Arc<Terminal>, master: bool, arg: &IoctlArg<'_>) -> SysResult<u64> {
     let task = task::current().ok_or(Errno::ENOTTY)?;
+    let ns = task.group.pid_ns();
     match u64::from(arg.cmd) {
-        c::TIOCGPGRP => put(arg, terminal.owners(&task.group, master)?.1),
+        c::TIOCGPGRP => put(arg, ns.local(terminal.owners(&task.group, master)?.1)),
         c::TIOCGSID => {
             let session = terminal.owners(&task.group, master)?.0.ok_or(Errno::ENOTTY)?;
-            put(arg, session.sid)
+            put(arg, ns.local(session.sid))
         }
         c::TIOCSPGRP => {
             terminal.check_job(c::SIGTTOU).map_err(|errno| if errno == Errno::EIO { Errno::ENOTTY } else { errno })?;
-            terminal.set_foreground(&task, int(arg)?).map(|()| 0)
+            let pgid = match int(arg)? {
+                ..0 => return Err(Errno::EINVAL),
+                pgid => ns.global(pgid).ok_or(Errno::ESRCH)?,
+            };
+            terminal.set_foreground(&task, pgid).map(|()| 0)
         }
         c::TIOCGWINSZ => {
             let size = terminal.lock().size;

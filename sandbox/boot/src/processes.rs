@@ -46,7 +46,7 @@ fn info(proc: &Arc<dyn Inode>, pid: i32) -> Option<ProcessInfo> {
 
 /// All processes.
 pub fn list(kernel: &Arc<Kernel>) -> Vec<ProcessInfo> {
-    let proc = procfs::root(kernel.clone(), 0);
+    let proc = procfs::root(kernel.clone(), kernel.ns.pid_for_children.clone(), 0);
     let pids: Vec<i32> = kernel.groups.lock().keys().copied().collect();
     pids.into_iter().filter_map(|pid| info(&proc, pid)).collect()
 }

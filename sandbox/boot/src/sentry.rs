@@ -105,7 +105,7 @@ fn build(config: &BootConfig, mut mounts: Vec<tree::Prepared>) -> Result<Launche
         kernel.start_trace(Box::new(std::io::stderr()));
     }
     if let Some(name) = &config.hostname {
-        *kernel.hostname.lock() = name.clone().into_bytes();
+        kernel.ns.uts.set_host(name.clone().into_bytes()).map_err(failed("cannot set the host name", ""))?;
     }
     if let Some(tasks) = config.quota.tasks {
         kernel.quota.set_tasks(tasks);

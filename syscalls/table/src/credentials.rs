@@ -120,7 +120,7 @@ fn capget(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let who: Arc<Credentials> = match pid {
         ..0 => return Err(Errno::EINVAL),
         0 => t.credentials().clone(),
-        pid => t.task.kernel.task(pid).ok_or(Errno::ESRCH)?.credentials(),
+        pid => t.find_task(pid).ok_or(Errno::ESRCH)?.credentials(),
     };
     if a[1] == 0 {
         return Ok(0);
@@ -134,7 +134,7 @@ fn capget(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
 
 fn capset(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let (words, pid) = cap_header(t, a[0])?;
-    if pid != 0 && pid != t.task.tid() {
+    if pid != 0 && pid != t.task.own_tid() {
         return Err(Errno::EPERM);
     }
     let mut halves = [[0u32; 3]; 2];

@@ -49,7 +49,7 @@ fn fcntl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         c::F_SETOWN => set_owner_from(t, &file, int(arg)),
         F_GETOWN_EX => {
             let owner = present(t, &file);
-            t.mm.write_obj(arg, &[owner.kind, owner.id]).map(|()| 0)
+            t.mm.write_obj(arg, &[owner.kind, t.local(owner.id)]).map(|()| 0)
         }
         F_SETOWN_EX => {
             let [kind, id]: [i32; 2] = t.mm.read_obj(arg)?;
@@ -106,7 +106,8 @@ fn present(t: &Current, file: &File) -> FileOwner {
 /// `F_GETOWN`: groups are negative.
 pub fn get_owner(t: &Current, file: &File) -> u64 {
     let owner = present(t, file);
-    i64::from(if owner.kind == F_OWNER_PGRP { -owner.id } else { owner.id }).cast_unsigned()
+    let id = t.local(owner.id);
+    i64::from(if owner.kind == F_OWNER_PGRP { -id } else { id }).cast_unsigned()
 }
 
 /// `F_SETOWN`: a process, or the negative of a group.
@@ -116,9 +117,7 @@ pub fn set_owner_from(t: &Current, file: &File, id: i32) -> SysResult<u64> {
 }
 
 fn set_owner(t: &Current, file: &File, kind: i32, id: i32) -> SysResult<u64> {
-    if id != 0 && !t.task.kernel.has_owner(kind, id) {
-        return Err(Errno::ESRCH);
-    }
+    let id = if id == 0 { 0 } else { t.global(id).filter(|id| t.task.kernel.has_owner(kind, *id)).ok_or(Errno::ESRCH)? };
     file.set_owner(|owner| (owner.kind, owner.id) = (kind, id));
     Ok(0)
 }

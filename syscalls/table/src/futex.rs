@@ -16,7 +16,7 @@ pub const ENTRIES: &[Entry] = &[
     full(nr::GET_ROBUST_LIST, get_robust_list),
     full(nr::SET_TID_ADDRESS, |t, a| {
         t.task.lock().clear_child_tid = a[0];
-        Ok(t.task.tid().cast_unsigned().into())
+        Ok(t.task.own_tid().cast_unsigned().into())
     }),
 ];
 
@@ -37,7 +37,7 @@ fn get_robust_list(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let [pid, head_at, len_at, ..] = a;
     let head = match int(pid) {
         0 => t.task.lock().robust_list.0,
-        pid => t.task.kernel.task(pid).ok_or(Errno::ESRCH)?.lock().robust_list.0,
+        pid => t.find_task(pid).ok_or(Errno::ESRCH)?.lock().robust_list.0,
     };
     t.mm.write_obj(len_at, &LIST_HEAD)?;
     t.mm.write_obj(head_at, &head)?;

@@ -2,25 +2,27 @@
 
 use abi::structs::{Sysinfo, Utsname};
 use abi::{Errno, SysResult, c, nr};
+use auth::Capability;
 use sync::monotonic_ns;
-use task::{Current, RELEASE, VERSION};
+use task::{Current, MAX_NAME, RELEASE, UtsNamespace, VERSION};
 use usermem::UserMemoryExt;
 
 use crate::args::int;
 use crate::{Entry, full};
 
 pub const ENTRIES: &[Entry] = &[
-    full(nr::GETPID, |t, _| Ok(pid(t.task.group.pid))),
-    full(nr::GETTID, |t, _| Ok(pid(t.task.tid()))),
+    full(nr::GETPID, |t, _| Ok(pid(t.task.group.own_pid()))),
+    full(nr::GETTID, |t, _| Ok(pid(t.task.own_tid()))),
     full(nr::GETPPID, |t, _| Ok(pid(t.task.group.parent_pid()))),
     full(nr::UNAME, uname),
-    full(nr::SETHOSTNAME, sethostname),
+    full(nr::SETHOSTNAME, |t, a| set_name(t, a, UtsNamespace::set_host)),
+    full(nr::SETDOMAINNAME, |t, a| set_name(t, a, UtsNamespace::set_domain)),
     full(nr::SYSINFO, sysinfo),
-    full(nr::GETPGRP, |t, _| Ok(pid(t.task.group.pgid()))),
+    full(nr::GETPGRP, |t, _| Ok(pid(t.local(t.task.group.pgid())))),
     full(nr::GETPGID, |t, a| group(t, a[0], task::Group::pgid)),
     full(nr::GETSID, |t, a| group(t, a[0], task::Group::sid)),
-    full(nr::SETPGID, |t, a| t.task.kernel.setpgid(&t.task.group, int(a[0]), int(a[1])).map(|()| 0)),
-    full(nr::SETSID, |t, _| t.task.kernel.setsid(&t.task.group).map(pid)),
+    full(nr::SETPGID, setpgid),
+    full(nr::SETSID, |t, _| t.task.kernel.setsid(&t.task.group).map(|sid| pid(t.local(sid)))),
     full(nr::GETCPU, getcpu),
     full(nr::GETRANDOM, getrandom),
 ];
@@ -31,17 +33,17 @@ fn pid(pid: i32) -> u64 {
 
 fn group(t: &Current, which: u64, f: fn(&task::Group) -> i32) -> SysResult<u64> {
     if int(which) == 0 {
-        return Ok(pid(f(&t.task.group)));
+        return Ok(pid(t.local(f(&t.task.group))));
     }
-    let kernel = &t.task.kernel;
-    let group = kernel.group(int(which)).or_else(|| Some(kernel.task(int(which))?.group.clone()));
-    group.map(|group| pid(f(&group))).ok_or(Errno::ESRCH)
+    let group = t.find_process(int(which)).or_else(|| Some(t.find_task(int(which))?.group.clone()));
+    group.map(|group| pid(t.local(f(&group)))).ok_or(Errno::ESRCH)
 }
 
 fn uname(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let mut name = Utsname { fields: [[0; 65]; 6] };
-    let hostname = t.task.kernel.hostname.lock().clone();
-    let texts = [&b"Linux"[..], &hostname, RELEASE.as_bytes(), VERSION.as_bytes(), b"x86_64", b"(none)"];
+    let uts = t.task.lock().ns.uts.clone();
+    let names = uts.names();
+    let texts = [&b"Linux"[..], &names.host, RELEASE.as_bytes(), VERSION.as_bytes(), b"x86_64", &names.domain];
     for (field, text) in name.fields.iter_mut().zip(texts) {
         field.iter_mut().zip(text.iter().take(64)).for_each(|(to, from)| *to = *from);
     }
@@ -49,12 +51,26 @@ fn uname(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     Ok(0)
 }
 
-fn sethostname(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let len = usize::try_from(a[1]).ok().filter(|len| *len <= 64).ok_or(Errno::EINVAL)?;
+/// sethostname(2), setdomainname(2).
+fn set_name(t: &Current, a: [u64; 6], set: fn(&UtsNamespace, Vec<u8>) -> SysResult<()>) -> SysResult<u64> {
+    let uts = t.task.lock().ns.uts.clone();
+    if !t.credentials().has_capability_in(&uts.user_ns, Capability::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    let len = usize::try_from(int(a[1])).ok().filter(|len| *len <= MAX_NAME).ok_or(Errno::EINVAL)?;
     let mut name = vec![0; len];
     t.mm.read(a[0], &mut name)?;
-    *t.task.kernel.hostname.lock() = name;
-    Ok(0)
+    set(&uts, name).map(|()| 0)
+}
+
+fn setpgid(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let (pid, pgid) = (int(a[0]), int(a[1]));
+    if pgid < 0 {
+        return Err(Errno::EINVAL);
+    }
+    let pid = if pid == 0 { 0 } else { t.global(pid).ok_or(Errno::ESRCH)? };
+    let pgid = if pgid == 0 { 0 } else { t.global(pgid).ok_or(Errno::EPERM)? };
+    t.task.kernel.setpgid(&t.task.group, pid, pgid).map(|()| 0)
 }
 
 fn sysinfo(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {

@@ -163,7 +163,7 @@ fn write_with(t: &Current, file: &File, buf: &mut IoBuf<'_>, mode: Mode) -> SysR
         t.block_on(file.ops.wait_queue(), PollEvents::WRITABLE, None, &mut attempt)
     };
     match result {
-        Err(Errno::EPIPE) => t.task.signal(SigInfo::from_process(c::SIGPIPE, c::SI_USER, t.task.group.pid, 0)),
+        Err(Errno::EPIPE) => t.task.signal(SigInfo::from_process(c::SIGPIPE, c::SI_USER, t.task.group.own_pid(), 0)),
         Err(Errno::EFBIG) => too_large(t),
         _ => {}
     }
@@ -177,7 +177,7 @@ fn write_with(t: &Current, file: &File, buf: &mut IoBuf<'_>, mode: Mode) -> SysR
 /// What follows from `EFBIG` when it is a limit of the process's own (setrlimit(2), RLIMIT_FSIZE).
 pub fn too_large(t: &Current) {
     if t.task.group.limit(c::RLIMIT_FSIZE) != c::RLIM_INFINITY {
-        t.task.signal(SigInfo::from_process(c::SIGXFSZ, c::SI_USER, t.task.group.pid, 0));
+        t.task.signal(SigInfo::from_process(c::SIGXFSZ, c::SI_USER, t.task.group.own_pid(), 0));
     }
 }
 

@@ -23,6 +23,7 @@ mod membarrier;
 mod mempolicy;
 mod mount;
 mod msg;
+mod namespaces;
 mod path;
 mod poll;
 mod prctl;
@@ -91,6 +92,7 @@ const AREAS: &[&[Entry]] = &[
     mempolicy::ENTRIES,
     mount::ENTRIES,
     msg::ENTRIES,
+    namespaces::ENTRIES,
     path::ENTRIES,
     poll::ENTRIES,
     prctl::ENTRIES,

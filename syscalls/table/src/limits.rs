@@ -61,7 +61,7 @@ fn target(t: &Current, pid: i32) -> SysResult<Arc<Group>> {
     if pid == 0 {
         return Ok(t.task.group.clone());
     }
-    let task = t.task.kernel.task(pid).ok_or(Errno::ESRCH)?;
+    let task = t.find_task(pid).ok_or(Errno::ESRCH)?;
     // One's own threads have the same credentials, or nobody minds.
     if Arc::ptr_eq(&task.group, &t.task.group) || may_limit(t.credentials(), &task.credentials()) {
         return Ok(task.group.clone());

@@ -122,7 +122,7 @@ pub fn get_record(t: &mut Current, file: &Arc<File>, addr: u64, ofd: bool) -> Sy
                 start: found.range.start.cast_signed(),
                 len: (end - found.range.start).cast_signed(),
                 // An open file description is nobody's in particular.
-                pid: if matches!(found.owner, vfs::Owner::Table(_)) { found.pid } else { -1 },
+                pid: if matches!(found.owner, vfs::Owner::Table(_)) { t.local(found.pid) } else { -1 },
                 ..flock
             };
         }

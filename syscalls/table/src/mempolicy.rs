@@ -174,7 +174,7 @@ fn migrate(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let [pid, bits, from, to, ..] = a;
     mask(t, from, bits)?;
     let to = mask(t, to, bits)?;
-    if int(pid) != 0 && t.task.kernel.task(int(pid)).is_none() {
+    if int(pid) != 0 && t.find_task(int(pid)).is_none() {
         return Err(Errno::ESRCH);
     }
     if to & NODES == 0 {
@@ -192,7 +192,7 @@ fn move_pages(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     }
     let mm = match int(pid) {
         0 => t.mm.clone(),
-        pid => t.task.kernel.task(pid).and_then(|task| task.lock().mm.clone()).ok_or(Errno::ESRCH)?,
+        pid => t.find_task(pid).and_then(|task| task.lock().mm.clone()).ok_or(Errno::ESRCH)?,
     };
     for i in 0..count {
         if t.task.signal_pending() {

@@ -39,7 +39,7 @@ fn send(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     t.mm.read(addr.checked_add(KIND).ok_or(Errno::EFAULT)?, &mut text)?;
     let (who, ns) = asker(t);
     let queue = objects(t).messages.open(int(id))?;
-    let attempt = || queue.send(kind, &text, &who, &ns, t.task.group.pid);
+    let attempt = || queue.send(kind, &text, &who, &ns, t.task.group.own_pid());
     if int(flags) & c::IPC_NOWAIT != 0 {
         return attempt().map(|()| 0);
     }
@@ -66,7 +66,7 @@ fn receive(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let what = Receive { size, kind: kind.cast_signed(), flags };
     let (who, ns) = asker(t);
     let queue = objects(t).messages.open(int(id))?;
-    let attempt = || queue.receive(what, &who, &ns, t.task.group.pid);
+    let attempt = || queue.receive(what, &who, &ns, t.task.group.own_pid());
     let (kind, text) = if flags & c::IPC_NOWAIT != 0 {
         attempt().map_err(|errno| if errno == Errno::EAGAIN { Errno::ENOMSG } else { errno })?
     } else {

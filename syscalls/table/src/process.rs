@@ -11,8 +11,13 @@ use crate::args::{file, int, path, uint, walk};
 use crate::limits::rusage;
 use crate::{Entry, full, partial};
 
+/// Namespaces of pids within each other at most.
+const MAX_PID_NS_LEVEL: u64 = 32;
+/// Highest number of a task.
+const PID_MAX: i32 = 4_194_304;
+
 pub const ENTRIES: &[Entry] = &[
-    partial(nr::CLONE, clone, "no namespaces, no CLONE_PIDFD"),
+    partial(nr::CLONE, clone, "no time namespaces, no CLONE_PIDFD"),
     partial(nr::CLONE3, clone3, "as clone"),
     full(nr::FORK, |t, _| t.clone_task(CloneRequest { exit_signal: c::SIGCHLD, ..CloneRequest::default() })),
     full(nr::VFORK, |t, _| {
@@ -37,7 +42,7 @@ pub const ENTRIES: &[Entry] = &[
 fn clone(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let [flags, stack, parent_tid, child_tid, tls, _] = a;
     let exit_signal = int(flags & 0xff);
-    t.clone_task(CloneRequest { flags: flags & 0xffff_ff00, exit_signal, stack, parent_tid, child_tid, tls, set_tid: 0 })
+    t.clone_task(CloneRequest { flags: flags & 0xffff_ff00, exit_signal, stack, parent_tid, child_tid, tls, set_tid: Vec::new() })
 }
 
 fn clone3(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
@@ -60,12 +65,18 @@ fn clone3(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     if flags & not_here != 0 || (args.stack == 0) != (args.stack_size == 0) || no_signal && exit_signal != 0 {
         return Err(Errno::EINVAL);
     }
-    let set_tid = match args.set_tid_size {
-        0 => 0,
-        // One number for each namespace that the child is in; there is but one.
-        1 => Some(t.mm.read_obj(args.set_tid)?).filter(|pid: &i32| *pid > 0).ok_or(Errno::EINVAL)?,
-        _ => return Err(Errno::EINVAL),
-    };
+    // One number for each namespace that the child is in, its own first.
+    if args.set_tid_size > MAX_PID_NS_LEVEL || (args.set_tid == 0) != (args.set_tid_size == 0) {
+        return Err(Errno::EINVAL);
+    }
+    let mut set_tid = Vec::new();
+    for at in 0..args.set_tid_size {
+        let number: i32 = t.mm.read_obj(args.set_tid.checked_add(at * 4).ok_or(Errno::EFAULT)?)?;
+        if !(1..PID_MAX).contains(&number) {
+            return Err(Errno::EINVAL);
+        }
+        set_tid.push(number);
+    }
     let stack = args.stack.checked_add(args.stack_size).ok_or(Errno::EINVAL)?;
     t.clone_task(CloneRequest { flags, exit_signal, stack, parent_tid, child_tid, tls, set_tid })
 }
@@ -107,6 +118,11 @@ fn exec(t: &mut Current, dirfd: u64, name: u64, argv: u64, envp: u64, flags: i32
     Ok(0)
 }
 
+/// A process group to wait for; one that isn't there has no children in it.
+fn process_group(t: &Current, pgid: i32) -> Who {
+    Who::ProcessGroup(t.global(pgid).unwrap_or(0))
+}
+
 fn wait4(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let options = int(a[2]);
     if options & !(c::WNOHANG | c::WUNTRACED | c::WCONTINUED | c::__WALL | c::__WCLONE | c::__WNOTHREAD) != 0 {
@@ -116,7 +132,7 @@ fn wait4(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         -1 => Who::Any,
         0 => Who::ProcessGroup(t.task.group.pgid()),
         pid if pid > 0 => Who::Process(pid),
-        pid => Who::ProcessGroup(pid.checked_neg().ok_or(Errno::ESRCH)?),
+        pid => process_group(t, pid.checked_neg().ok_or(Errno::ESRCH)?),
     };
     let Some(waited) = t.wait_child(&who, options | c::WEXITED)? else { return Ok(0) };
     if a[1] != 0 {
@@ -138,7 +154,7 @@ fn waitid(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         (c::P_ALL, _) => Who::Any,
         (c::P_PID, pid @ 1..) => Who::Process(pid),
         (c::P_PGID, 0) => Who::ProcessGroup(t.task.group.pgid()),
-        (c::P_PGID, pgid @ 1..) => Who::ProcessGroup(pgid),
+        (c::P_PGID, pgid @ 1..) => process_group(t, pgid),
         _ => return Err(Errno::EINVAL),
     };
     let found = t.wait_child(&who, options)?;

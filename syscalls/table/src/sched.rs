@@ -245,7 +245,7 @@ fn targets(t: &Current, which: i32, who: i32) -> SysResult<Vec<Scheduled>> {
     let found = match which {
         0 => vec![t.scheduled(who)?],
         1 => {
-            let pgid = if who == 0 { t.task.group.pgid() } else { who };
+            let pgid = if who == 0 { t.task.group.pgid() } else { t.global(who).ok_or(Errno::ESRCH)? };
             tasks(&|task| task.group.pgid() == pgid)
         }
         2 => {

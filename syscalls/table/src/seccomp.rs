@@ -80,7 +80,7 @@ fn set_filter(t: &mut Current, flags: u32, addr: u64) -> SysResult<u64> {
         Ok(Some(listener)) => install(t, File::new(listener, None, LISTENER_MODE), true, 0),
         Err(Refused::Because(errno)) => Err(errno),
         Err(Refused::Thread(_)) if flags & TSYNC_ESRCH != 0 => Err(Errno::ESRCH),
-        Err(Refused::Thread(tid)) => Ok(tid.cast_unsigned().into()),
+        Err(Refused::Thread(tid)) => Ok(t.local(tid).cast_unsigned().into()),
     }
 }
 
@@ -132,7 +132,7 @@ fn receive(t: &Current, listener: &Listener, addr: u64) -> SysResult<u64> {
     let next = t.block_on(queue, abi::poll::PollEvents::IN, None, || listener.receive());
     // Not started again by itself: the supervisor may have been told to stop.
     let (id, task, call) = next.map_err(|errno| if errno == Errno::ERESTARTSYS { Errno::EINTR } else { errno })?;
-    let tid = u64::from(task.tid().cast_unsigned());
+    let tid = u64::from(task.tid_in(t.pid_ns()).cast_unsigned());
     let head = [id, tid].map(u64::to_le_bytes).concat();
     let bytes = [&head[..], &call.to_bytes()].concat();
     if let Err(errno) = t.mm.write(addr, &bytes) {

@@ -43,7 +43,7 @@ fn operate(t: &mut Current, id: u64, addr: u64, count: u64, deadline: Option<Mon
     let undo = undoes.then(|| t.undo_list());
     let (who, ns) = asker(t);
     let all = objects(t);
-    let caller = (&*who, &*ns, t.task.group.pid);
+    let caller = (&*who, &*ns, t.task.group.own_pid());
     let Some(waiting) = all.semaphores.operate(int(id), operations, caller, undo.as_ref(), &t.task.parker)? else {
         return Ok(0);
     };
@@ -76,7 +76,7 @@ fn control(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     }
     let (who, ns) = asker(t);
     let all = objects(t);
-    let (sets, pid) = (&all.semaphores, t.task.group.pid);
+    let (sets, pid) = (&all.semaphores, t.task.group.own_pid());
     match command {
         c::IPC_INFO | SEM_INFO => {
             let (last, info) = sets.info(command == SEM_INFO);

@@ -17,14 +17,14 @@ pub const ENTRIES: &[Entry] = &[
         nr::SHMGET,
         |t, a| {
             let (who, ns) = asker(t);
-            as_ids(objects(t).memory.get(int(a[0]), a[1], int(a[2]), &who, &ns, t.task.group.pid))
+            as_ids(objects(t).memory.get(int(a[0]), a[1], int(a[2]), &who, &ns, t.task.group.own_pid()))
         },
         "no huge pages",
     ),
     full(nr::SHMAT, attach),
     full(nr::SHMDT, |t, a| {
         let ino = t.mm.detach(a[0], SEGMENT_DEV)?;
-        objects(t).memory.detached(i32::try_from(ino).unwrap_or(-1), t.task.group.pid);
+        objects(t).memory.detached(i32::try_from(ino).unwrap_or(-1), t.task.group.own_pid());
         Ok(0)
     }),
     full(nr::SHMCTL, control),
@@ -63,7 +63,7 @@ fn attach(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         wanted |= 0o111;
     }
     let (who, ns) = asker(t);
-    let (file, len) = objects(t).memory.attach(int(id), wanted, &who, &ns, t.task.group.pid)?;
+    let (file, len) = objects(t).memory.attach(int(id), wanted, &who, &ns, t.task.group.own_pid())?;
     let mut map = MmapFlags::SHARED;
     if at != 0 {
         at.checked_add(len).ok_or(Errno::EINVAL)?;

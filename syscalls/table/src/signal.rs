@@ -160,10 +160,15 @@ fn kill(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let kernel = &t.task.kernel;
     let groups: Vec<Arc<Group>> = match which {
         pid if pid > 0 => process(t, pid).into_iter().collect(),
-        -1 => kernel.groups.lock().values().filter(|group| group.pid > 1 && group.pid != t.task.group.pid).cloned().collect(),
+        -1 => {
+            // All that it can see, but the first and itself.
+            let others = |group: &&Arc<Group>| group.pid_in(t.pid_ns()) > 1 && !Arc::ptr_eq(group, &t.task.group);
+            kernel.groups.lock().values().filter(others).cloned().collect()
+        }
         0 => t.task.group.job().members(),
         which => {
-            let job = which.checked_neg().and_then(|pgid| kernel.process_group(pgid));
+            let pgid = which.checked_neg().and_then(|pgid| t.global(pgid));
+            let job = pgid.and_then(|pgid| kernel.process_group(pgid));
             job.map(|job| job.members()).unwrap_or_default()
         }
     };
@@ -173,7 +178,9 @@ fn kill(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let mut refused = 0;
     for group in &groups {
         match permitted(t, group, None, signo) {
-            Ok(uid) if signo != 0 => group.signal(SigInfo::from_process(signo, c::SI_USER, t.task.group.pid, uid)),
+            Ok(uid) if signo != 0 => {
+                group.signal(SigInfo::from_process(signo, c::SI_USER, t.task.group.pid_in(group.pid_ns()), uid))
+            }
             Ok(_) => {}
             Err(_) => refused += 1,
         }
@@ -184,8 +191,7 @@ fn kill(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
 
 /// The process with this number, or with a thread of this number.
 fn process(t: &Current, pid: i32) -> Option<Arc<Group>> {
-    let kernel = &t.task.kernel;
-    kernel.group(pid).or_else(|| Some(kernel.task(pid)?.group.clone()))
+    t.find_process(pid).or_else(|| Some(t.find_task(pid)?.group.clone()))
 }
 
 /// A thread, of a certain process if that is given.
@@ -193,7 +199,7 @@ fn thread(t: &Current, pid: Option<i32>, tid: i32) -> SysResult<Arc<Task>> {
     if tid <= 0 || pid.is_some_and(|pid| pid <= 0) {
         return Err(Errno::EINVAL);
     }
-    t.task.kernel.task(tid).filter(|task| pid.is_none_or(|pid| task.group.pid == pid)).ok_or(Errno::ESRCH)
+    t.find_task(tid).filter(|task| pid.is_none_or(|pid| task.group.pid_in(t.pid_ns()) == pid)).ok_or(Errno::ESRCH)
 }
 
 fn tgkill(t: &Current, pid: Option<i32>, tid: i32, signo: i32) -> SysResult<u64> {
@@ -203,7 +209,7 @@ fn tgkill(t: &Current, pid: Option<i32>, tid: i32, signo: i32) -> SysResult<u64>
     let task = found?;
     let uid = permitted(t, &task.group, Some(&task), signo)?;
     if signo != 0 {
-        task.signal(SigInfo::from_process(signo, c::SI_TKILL, t.task.group.pid, uid));
+        task.signal(SigInfo::from_process(signo, c::SI_TKILL, t.task.group.pid_in(task.group.pid_ns()), uid));
     }
     Ok(0)
 }
@@ -222,7 +228,7 @@ fn given_info(t: &Current, signo: i32, addr: u64, to_self: bool) -> SysResult<Si
 
 fn sigqueueinfo(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let (pid, signo) = (int(a[0]), int(a[1]));
-    let info = given_info(t, signo, a[2], pid == t.task.group.pid)?;
+    let info = given_info(t, signo, a[2], pid == t.task.group.own_pid())?;
     let group = process(t, pid).ok_or(Errno::ESRCH)?;
     permitted(t, &group, None, signo)?;
     if signo != 0 {
@@ -236,7 +242,7 @@ fn tgsigqueueinfo(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     if pid <= 0 || tid <= 0 {
         return Err(Errno::EINVAL);
     }
-    let info = given_info(t, signo, a[3], tid == t.task.tid())?;
+    let info = given_info(t, signo, a[3], tid == t.task.own_tid())?;
     let task = thread(t, Some(pid), tid)?;
     permitted(t, &task.group, Some(&task), signo)?;
     if signo != 0 {

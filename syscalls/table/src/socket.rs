@@ -76,7 +76,7 @@ fn kind(arg: u64) -> SysResult<(i32, i32)> {
 }
 
 fn namespace(t: &Current) -> SysResult<Arc<Namespace>> {
-    let net = t.task.lock().net.clone();
+    let net = t.task.lock().ns.net.clone();
     Namespace::of(&net)
 }
 

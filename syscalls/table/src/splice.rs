@@ -98,7 +98,7 @@ impl Sides<'_> {
 /// What counts when moving has ended: bytes that were moved, or why none were.
 fn outcome(t: &Current, total: usize, error: Option<Errno>) -> SysResult<u64> {
     match error {
-        Some(Errno::EPIPE) => t.task.signal(SigInfo::from_process(c::SIGPIPE, c::SI_USER, t.task.group.pid, 0)),
+        Some(Errno::EPIPE) => t.task.signal(SigInfo::from_process(c::SIGPIPE, c::SI_USER, t.task.group.own_pid(), 0)),
         Some(Errno::EFBIG) => too_large(t),
         _ => {}
     }

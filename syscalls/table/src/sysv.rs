@@ -9,12 +9,12 @@ use task::Current;
 
 /// The objects of the caller's IPC namespace.
 pub fn objects(t: &Current) -> Arc<Objects> {
-    t.task.kernel.ipc.clone()
+    t.task.lock().ns.ipc.objects.clone()
 }
 
 /// Who asks, and whose capabilities count.
 pub fn asker(t: &Current) -> (Arc<Credentials>, Arc<UserNamespace>) {
-    (t.credentials().clone(), t.task.kernel.user_ns.clone())
+    (t.credentials().clone(), t.task.lock().ns.ipc.user_ns.clone())
 }
 
 /// A result that is never negative.

@@ -49,9 +49,9 @@ pub(super) struct PiTable {
     blocked: BTreeMap<i32, FutexKey>,
 }
 
-/// The number that a task's locks hold.
+/// The number that a task's locks hold: its own in its pid namespace.
 fn futex_tid(task: &Task) -> u32 {
-    task.tid().cast_unsigned() & TID_MASK
+    task.own_tid().cast_unsigned() & TID_MASK
 }
 
 impl PiTable {
@@ -238,7 +238,7 @@ impl Current {
     fn lock_owner(&self, word: u32) -> SysResult<Option<Arc<Task>>> {
         match word & TID_MASK {
             0 => Ok(None),
-            tid => self.task.kernel.task(tid.cast_signed()).map(Some).ok_or(Errno::ESRCH),
+            tid => self.find_task(tid.cast_signed()).map(Some).ok_or(Errno::ESRCH),
         }
     }
 

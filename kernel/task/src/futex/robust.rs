@@ -43,7 +43,7 @@ fn owner_died(task: &Task, mm: &MemoryManager, addr: u64, pi: bool, pending: boo
             wake();
             return Ok(());
         }
-        if seen & TID_MASK != task.tid().cast_unsigned() & TID_MASK {
+        if seen & TID_MASK != task.own_tid().cast_unsigned() & TID_MASK {
             return Ok(());
         }
         match mm.compare_exchange_u32(addr, seen, seen & WAITERS | OWNER_DIED)? {

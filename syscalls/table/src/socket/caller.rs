@@ -22,7 +22,7 @@ impl Caller for TaskCaller<'_> {
     }
 
     fn capable(&self, capability: Capability) -> bool {
-        let net = self.0.task.lock().net.clone();
+        let net = self.0.task.lock().ns.net.clone();
         self.0.credentials().has_capability_in(net.user_ns(), capability)
     }
 
@@ -47,9 +47,9 @@ impl Caller for TaskCaller<'_> {
     }
 }
 
-/// Credentials as a task's user namespace numbers them.
+/// Credentials as a task's namespaces number them.
 pub fn seen_by(t: &Current, credentials: Credentials) -> Credentials {
     let ns = &t.credentials().user_ns;
     let (uid, gid) = (ns.from_kuid_munged(Kuid(credentials.uid)), ns.from_kgid_munged(Kgid(credentials.gid)));
-    Credentials { uid, gid, ..credentials }
+    Credentials { pid: t.local(credentials.pid), uid, gid }
 }

@@ -49,7 +49,7 @@ fn send(t: &Current, file: &File, buf: &mut IoBuf<'_>, message: &mut Outgoing<'_
     };
     let done = buf.done() - start;
     if result == Err(Errno::EPIPE) && done == 0 && stream && message.flags & c::MSG_NOSIGNAL == 0 {
-        t.task.signal(SigInfo::from_process(c::SIGPIPE, c::SI_USER, t.task.group.pid, 0));
+        t.task.signal(SigInfo::from_process(c::SIGPIPE, c::SI_USER, t.task.group.own_pid(), 0));
     }
     match result {
         // What has been sent counts, whatever came after.
@@ -234,7 +234,7 @@ fn checked(caller: &TaskCaller<'_>, pid: i32, uid: u32, gid: u32) -> SysResult<C
     let TaskCaller(t) = *caller;
     let who = t.credentials();
     let (Some(uid), Some(gid)) = (who.user_ns.make_kuid(uid), who.user_ns.make_kgid(gid)) else { return Err(Errno::EINVAL) };
-    let own = t.task.group.pid;
+    let own = t.task.group.own_pid();
     let may = |capability| who.has_capability_in(&who.user_ns, capability);
     let known = [who.ruid, who.euid, who.suid].contains(&uid) || may(Capability::SETUID);
     let member = [who.rgid, who.egid, who.sgid].contains(&gid) || may(Capability::SETGID);
@@ -242,10 +242,8 @@ fn checked(caller: &TaskCaller<'_>, pid: i32, uid: u32, gid: u32) -> SysResult<C
         return Err(Errno::EPERM);
     }
     // A process that isn't there can't be named.
-    if pid != own && t.task.kernel.group(pid).is_none() {
-        return Err(Errno::ESRCH);
-    }
-    Ok(Credentials { pid, uid: uid.0, gid: gid.0 })
+    let process = if pid == own { t.task.group.clone() } else { t.find_process(pid).ok_or(Errno::ESRCH)? };
+    Ok(Credentials { pid: process.pid, uid: uid.0, gid: gid.0 })
 }
 
 pub fn sendmsg(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {

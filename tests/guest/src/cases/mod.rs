@@ -17,6 +17,7 @@ mod mapping;
 mod mem;
 mod membarrier;
 mod mount;
+mod namespaces;
 mod path;
 mod perm;
 mod process;
@@ -46,6 +47,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         mem::CASES,
         membarrier::CASES,
         mount::CASES,
+        namespaces::CASES,
         path::CASES,
         perm::CASES,
         process::CASES,
