@@ -64,6 +64,7 @@ impl Executable {
         let ops = at.inode().clone().open(c::O_RDONLY)?;
         let path = String::from_utf8_lossy(&at.show(&caller.places.root)).into_owned();
         let mapped = MappedFile { file: ops.host_file()?, path: path.into(), dev: attr.dev, ino: attr.ino, hook: None };
+        vfs::notify::executed(at);
         Ok(Self { ops, mapped })
     }
 

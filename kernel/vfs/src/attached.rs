@@ -1,4 +1,4 @@
-//! What is attached to inodes in use, whatever filesystem they belong to: locks and leases.
+//! What is attached to inodes in use, whatever filesystem they belong to: locks, leases and watches.
 //!
 //! Few inodes have any, so it isn't kept in them: a table finds it by the inode's address, which is its own as long as it is held here.
 
@@ -7,14 +7,15 @@ use std::sync::{Arc, LazyLock, Weak};
 
 use sync::{Mutex, WaitQueue};
 
-use crate::inode::{Attr, Inode};
+use crate::inode::{Attr, Caching, Inode};
 use crate::lock::Locks;
+use crate::notify::Mark;
 
 /// What an inode is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Inode(usize),
-    /// Device and number of a file without an inode here: both ends of a pipe are one.
+    /// Device and number of a file without an inode here, where both ends of a pipe are one, or with one that is made anew each time.
     Anonymous(u64, u64),
 }
 
@@ -28,6 +29,8 @@ pub struct Attached {
     /// Its device and number, for /proc/locks.
     pub(crate) dev_ino: (u64, u64),
     pub(crate) locks: Mutex<Locks>,
+    /// Who watches it.
+    pub(crate) marks: Mutex<Vec<Weak<Mark>>>,
     /// Where those wait who can't have a lock yet.
     pub(crate) queue: WaitQueue,
 }
@@ -41,7 +44,14 @@ impl Attached {
         }
         let attr = attr();
         let dev_ino = (attr.dev, attr.ino);
-        let new = Arc::new(Self { key, _inode: inode.cloned(), dev_ino, locks: Mutex::default(), queue: WaitQueue::default() });
+        let new = Arc::new(Self {
+            key,
+            _inode: inode.cloned(),
+            dev_ino,
+            locks: Mutex::default(),
+            marks: Mutex::default(),
+            queue: WaitQueue::default(),
+        });
         let mut table = TABLE.lock();
         match table.get(&key).and_then(Weak::upgrade) {
             Some(there) => {
@@ -63,6 +73,11 @@ impl Attached {
 
     fn key(inode: Option<&Arc<dyn Inode>>, attr: impl Fn() -> Attr) -> Key {
         match inode {
+            // Another one each time that it is looked up, but the same all the same (/proc).
+            Some(inode) if inode.caching() == Caching::None => {
+                let attr = inode.attr().unwrap_or_default();
+                Key::Anonymous(attr.dev, attr.ino)
+            }
             Some(inode) => Key::Inode(Arc::as_ptr(inode).addr()),
             None => {
                 let attr = attr();

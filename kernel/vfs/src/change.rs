@@ -8,6 +8,7 @@ use auth::{Capability, Credentials, Kgid, Kuid};
 
 use crate::caller::Caller;
 use crate::inode::{Attr, Inode, SetAttr};
+use crate::notify::{self, event};
 use crate::path::Path;
 use crate::permission::{Access, capable, owns, strip_sgid, without_set_ids};
 
@@ -49,10 +50,11 @@ impl Caller {
         let mode = strip_sgid(&self.who, &attr, mode & 0o7777);
         at.inode().set_attr(&SetAttr { mode: Some(mode), ..SetAttr::default() })?;
         // The list's classes follow the mode.
-        match at.inode().acl(false)? {
-            Some(acl) => at.inode().set_acl(false, Some(Arc::new(acl.with_mode(mode)))),
-            None => Ok(()),
+        if let Some(acl) = at.inode().acl(false)? {
+            at.inode().set_acl(false, Some(Arc::new(acl.with_mode(mode))))?;
         }
+        notify::changed(at, event::ATTRIB);
+        Ok(())
     }
 
     /// chown(2); `None` stays.
@@ -74,6 +76,9 @@ impl Caller {
         at.inode().set_attr(&set)?;
         if attr.kind() == c::S_IFREG {
             self.drop_capabilities(at.inode())?;
+        }
+        if uid.is_some() || gid.is_some() {
+            notify::changed(at, event::ATTRIB);
         }
         Ok(())
     }
@@ -107,7 +112,15 @@ impl Caller {
             NewTime::Now => Some(now),
             NewTime::At(time) => Some(time),
         };
-        at.inode().set_attr(&SetAttr { atime: time(atime), mtime: time(mtime), ..SetAttr::default() })
+        at.inode().set_attr(&SetAttr { atime: time(atime), mtime: time(mtime), ..SetAttr::default() })?;
+        // As Linux tells it: one of them alone is taken for what usually changes it.
+        let what = match (atime, mtime) {
+            (NewTime::Keep, _) => event::MODIFY,
+            (_, NewTime::Keep) => event::ACCESS,
+            _ => event::ATTRIB,
+        };
+        notify::changed(at, what);
+        Ok(())
     }
 
     /// truncate(2).
@@ -122,7 +135,9 @@ impl Caller {
         }
         at.mount.check_writable()?;
         at.inode().permission(&self.who, Access::WRITE)?;
-        self.resize(at.inode(), size)
+        self.resize(at.inode(), size)?;
+        notify::changed(at, event::MODIFY);
+        Ok(())
     }
 
     /// ftruncate(2), after what truncate(2) checks: the file is open for writing.

@@ -72,6 +72,8 @@ pub struct Dentry {
     unlinked: AtomicBool,
     /// Mounts on it, in whatever namespace.
     mounts: AtomicU32,
+    /// Open files by this name.
+    opens: AtomicU32,
     /// Looked up since the cache last thought of forgetting it.
     pub(crate) used: AtomicBool,
 }
@@ -96,6 +98,7 @@ impl Dentry {
             lock: Mutex::new(()),
             unlinked: AtomicBool::new(false),
             mounts: AtomicU32::new(0),
+            opens: AtomicU32::new(0),
             used: AtomicBool::new(false),
         }))
     }
@@ -167,6 +170,20 @@ impl Dentry {
     #[must_use]
     pub fn is_mountpoint(&self) -> bool {
         self.mounts.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether it is open by this name.
+    pub(crate) fn is_open(&self) -> bool {
+        self.opens.load(Ordering::Acquire) > 0
+    }
+
+    pub(crate) fn opened(&self) {
+        self.opens.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One open file less; whether that was the last one.
+    pub(crate) fn closed(&self) -> bool {
+        self.opens.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     pub(crate) fn mounts(&self) -> &AtomicU32 {

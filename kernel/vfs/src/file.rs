@@ -13,6 +13,7 @@ use usermem::{HostFile, IoBuf, UserMemory};
 use crate::attached::Attached;
 use crate::inode::{Attr, DirEntry, Inode};
 use crate::mount::WriteAccess;
+use crate::notify::{self, event};
 use crate::path::Path;
 
 /// What an ioctl handler gets of its caller.
@@ -221,8 +222,14 @@ pub struct File {
 
 impl Drop for File {
     fn drop(&mut self) {
+        self.happened(notify::close_event(self.flags()));
         if let Some(attached) = self.rare.get().and_then(|rare| rare.attached.get()) {
             self.drop_locks(attached);
+        }
+        if let Some(path) = &self.path
+            && path.dentry.closed()
+        {
+            notify::gone(&path.dentry);
         }
     }
 }
@@ -248,8 +255,21 @@ impl File {
             // Whatever is opened by name on a 64-bit Linux (F_GETFL shows it).
             flags |= O_LARGEFILE;
         }
+        if let Some(path) = &path {
+            path.dentry.opened();
+        }
         let rare = OnceLock::new();
         Arc::new(Self { ops, path, inode, flags: AtomicI32::new(flags), cursor: Mutex::default(), _access: access, writer, rare })
+    }
+
+    /// Tells who watches the file what has been done with it (`IN_*`).
+    pub fn happened(&self, mask: u32) {
+        if notify::active()
+            && self.flags() & c::O_PATH == 0
+            && let Some(path) = &self.path
+        {
+            notify::happened(&path.dentry, mask, true);
+        }
     }
 
     fn rare(&self) -> &Rare {
@@ -333,9 +353,20 @@ impl File {
     /// # Errors
     /// `EBADF` when not open for reading, `EISDIR`, `ESPIPE`; what the file says.
     pub fn read(&self, buf: &mut IoBuf<'_>, at: Option<u64>) -> SysResult<usize> {
+        let count = self.do_read(buf, at)?;
+        if count > 0 {
+            self.happened(event::ACCESS);
+        }
+        Ok(count)
+    }
+
+    fn do_read(&self, buf: &mut IoBuf<'_>, at: Option<u64>) -> SysResult<usize> {
+        if at.is_some() && self.ops.is_stream() {
+            return Err(Errno::ESPIPE);
+        }
         self.check(false)?;
         if self.ops.is_stream() {
-            return if at.is_some() { Err(Errno::ESPIPE) } else { self.ops.read(buf, 0) };
+            return self.ops.read(buf, 0);
         }
         if let Some(at) = at {
             return self.ops.read(buf, at);
@@ -359,9 +390,20 @@ impl File {
     /// # Errors
     /// `EBADF` when not open for writing, `ESPIPE`, `EFBIG` at the largest size; what the file says.
     pub fn write_with(&self, buf: &mut IoBuf<'_>, options: WriteOptions<'_>) -> SysResult<usize> {
+        let count = self.do_write(buf, options)?;
+        if count > 0 {
+            self.happened(event::MODIFY);
+        }
+        Ok(count)
+    }
+
+    fn do_write(&self, buf: &mut IoBuf<'_>, options: WriteOptions<'_>) -> SysResult<usize> {
+        if options.at.is_some() && self.ops.is_stream() {
+            return Err(Errno::ESPIPE);
+        }
         self.check(true)?;
         if self.ops.is_stream() {
-            return if options.at.is_some() { Err(Errno::ESPIPE) } else { self.ops.write(buf, 0) };
+            return self.ops.write(buf, 0);
         }
         if let (Some(writer), Some(inode)) = (&self.writer, &self.inode) {
             crate::change::drop_privileges(writer, inode)?;
@@ -466,6 +508,8 @@ impl File {
             }
             cursor.offset += 1;
         }
+        drop(cursor);
+        self.happened(event::ACCESS);
         Ok(())
     }
 }

@@ -19,6 +19,7 @@ mod lock;
 mod mount;
 mod names;
 mod namespace;
+pub mod notify;
 mod open;
 mod path;
 mod permission;

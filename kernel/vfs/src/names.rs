@@ -14,6 +14,7 @@ use crate::acl;
 use crate::caller::Caller;
 use crate::dentry::{Dentry, NAME_MAX};
 use crate::inode::{NewNode, Rename};
+use crate::notify;
 use crate::path::Path;
 use crate::permission::{may_create, may_delete, owns, strip_sgid};
 use crate::walk::{Last, Lookup};
@@ -49,7 +50,9 @@ pub(crate) fn create_locked(
     may_create(&caller.who, dir)?;
     let node = new_node(caller, dir, mode, rdev, target)?;
     let inode = dir.inode().clone().create(name, &node)?;
-    dir.add(name, inode)
+    let made = dir.add(name, inode)?;
+    notify::created(dir, &made, name);
+    Ok(made)
 }
 
 /// Whether a name is one that can't be made or removed.
@@ -121,6 +124,7 @@ impl Caller {
         }
         dir.inode().link(&at.name, source.inode())?;
         dir.add(&at.name, source.inode().clone())?;
+        notify::linked(dir, &source.dentry, &at.name);
         Ok(())
     }
 
@@ -163,6 +167,7 @@ impl Caller {
         }
         dir.inode().unlink(&at.name, child.inode(), rmdir, is_used(&child))?;
         dir.removed(&at.name, &child);
+        notify::removed(dir, &child, &at.name);
         Ok(())
     }
 
@@ -223,12 +228,17 @@ impl Caller {
             flags: flags & !c::RENAME_NOREPLACE,
         })?;
         match &target {
-            Some(target) if exchange => dir.exchanged(&from.name, &child, new_dir, &to.name, target),
+            Some(target) if exchange => {
+                dir.exchanged(&from.name, &child, new_dir, &to.name, target);
+                notify::moved((dir, &from.name), (new_dir, &to.name), &child, None);
+                notify::moved((new_dir, &to.name), (dir, &from.name), target, None);
+            }
             target => {
                 if let Some(target) = target {
                     new_dir.removed(&to.name, target);
                 }
                 dir.moved(&from.name, &child, new_dir, &to.name, flags & c::RENAME_WHITEOUT != 0);
+                notify::moved((dir, &from.name), (new_dir, &to.name), &child, target.as_ref());
             }
         }
         Ok(())

@@ -12,6 +12,7 @@ use crate::file::{File, FileOps};
 use crate::inode::Inode;
 use crate::mount::WriteAccess;
 use crate::names::create_locked;
+use crate::notify::{self, event};
 use crate::path::Path;
 use crate::permission::{Access, may_create, owns};
 use crate::walk::{Last, Lookup, WalkFlags};
@@ -193,7 +194,7 @@ impl Caller {
             return Err(Errno::ENOTDIR);
         }
         if how.has(c::O_PATH) {
-            return Ok(File::new(Arc::new(Place), Some(at.clone()), c::O_PATH));
+            return Ok(File::new(Arc::new(Place), Some(at.clone()), how.flags & PATH_FLAGS));
         }
         let mut access = None;
         if !made {
@@ -208,7 +209,12 @@ impl Caller {
         let access = access.filter(|_: &WriteAccess| how.writes());
         // Whoever has the capability here has it over all files that its namespace knows.
         let writer = (access.is_some() && !self.who.has_capability(Capability::FSETID)).then(|| self.who.clone());
-        Ok(File::with_access(ops, Some(at.clone()), how.flags, access, writer))
+        let file = File::with_access(ops, Some(at.clone()), how.flags, access, writer);
+        notify::happened(dentry, event::OPEN, true);
+        if how.has(c::O_TRUNC) && !made && !special {
+            notify::changed(at, event::MODIFY);
+        }
+        Ok(file)
     }
 
     fn open_inode(&self, at: &Path, how: OpenHow, made: bool) -> SysResult<Arc<dyn FileOps>> {

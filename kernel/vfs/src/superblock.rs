@@ -8,6 +8,7 @@ use sync::RwLock;
 
 use crate::caller::Caller;
 use crate::dentry::Dentry;
+use crate::notify;
 use crate::path::Path;
 
 /// Flags that belong to the filesystem and not to a mount of it (`SB_*`).
@@ -132,6 +133,7 @@ impl SuperBlock {
     /// A mount is gone. With the last one, what is remembered of the tree goes too.
     pub(crate) fn unmounted(&self, root: &Arc<Dentry>) {
         if self.active.fetch_sub(1, Ordering::SeqCst) == 1 {
+            notify::unmounted(self);
             let mut top = root.clone();
             while let Some(parent) = top.parent() {
                 top = parent;

@@ -8,6 +8,7 @@ use auth::{Capability, Credentials};
 use crate::acl::{self, Acl};
 use crate::caller::Caller;
 use crate::inode::{Inode, SetAttr};
+use crate::notify::{self, event};
 use crate::path::Path;
 use crate::permission::{Access, capable, owns};
 
@@ -161,11 +162,13 @@ impl Caller {
                     return Err(Errno::ENODATA);
                 }
                 let list = if value.is_empty() { None } else { Some(Acl::decode(value, &self.who.user_ns)?) };
-                set_list(&self.who, inode, default, list)
+                set_list(&self.who, inode, default, list)?;
             }
-            _ if name == CAPABILITY => inode.set_xattr(name, &capability_value(&self.who, value)?, flags),
-            _ => inode.set_xattr(name, value, flags),
+            _ if name == CAPABILITY => inode.set_xattr(name, &capability_value(&self.who, value)?, flags)?,
+            _ => inode.set_xattr(name, value, flags)?,
         }
+        notify::changed(at, event::ATTRIB);
+        Ok(())
     }
 
     /// removexattr(2).
@@ -181,10 +184,12 @@ impl Caller {
                 if inode.acl(default)?.is_none() {
                     return Err(Errno::ENODATA);
                 }
-                set_list(&self.who, inode, default, None)
+                set_list(&self.who, inode, default, None)?;
             }
-            _ => inode.remove_xattr(name),
+            _ => inode.remove_xattr(name)?,
         }
+        notify::changed(at, event::ATTRIB);
+        Ok(())
     }
 
     /// listxattr(2).

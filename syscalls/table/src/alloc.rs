@@ -5,6 +5,7 @@ use std::sync::Arc;
 use abi::{Errno, SysResult, c, nr};
 use task::Current;
 use vfs::File;
+use vfs::notify::event;
 
 use crate::args::{file, int, uint};
 use crate::io::check_size;
@@ -57,7 +58,9 @@ fn fallocate(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     if grows && end > file.attr()?.size {
         check_size(t, end)?;
     }
-    file.ops.allocate(mode, offset.cast_unsigned(), len.cast_unsigned()).map(|()| 0)
+    file.ops.allocate(mode, offset.cast_unsigned(), len.cast_unsigned())?;
+    file.happened(event::MODIFY);
+    Ok(0)
 }
 
 /// Modes that Linux knows, in the combinations that it allows.

@@ -5,6 +5,7 @@ use abi::{Errno, SysResult, c, nr};
 use auth::{Kgid, Kuid};
 use task::Current;
 use usermem::UserMemoryExt;
+use vfs::notify::{self, event};
 use vfs::{NewTime, Path};
 
 use crate::args::{file, int, target, uint};
@@ -83,7 +84,11 @@ fn ftruncate(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     if file.flags() & c::O_ACCMODE == c::O_RDONLY || inode.kind()? != c::S_IFREG {
         return Err(Errno::EINVAL);
     }
-    t.caller().resize(inode, size).map(|()| 0)
+    t.caller().resize(inode, size)?;
+    if let Some(path) = &file.path {
+        notify::changed(path, event::MODIFY);
+    }
+    Ok(0)
 }
 
 fn set_times(t: &Current, at: &Path, times: Option<[NewTime; 2]>) -> SysResult<u64> {

@@ -15,6 +15,7 @@ mod fd;
 mod futex;
 mod futex2;
 mod ident;
+mod inotify;
 mod io;
 mod limits;
 mod lock;
@@ -84,6 +85,7 @@ const AREAS: &[&[Entry]] = &[
     futex::ENTRIES,
     futex2::ENTRIES,
     ident::ENTRIES,
+    inotify::ENTRIES,
     io::ENTRIES,
     lock::ENTRIES,
     limits::ENTRIES,

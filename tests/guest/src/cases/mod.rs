@@ -10,6 +10,7 @@ mod futex;
 mod futex_pi;
 mod ident;
 mod inet;
+mod inotify;
 mod jobs;
 mod lock;
 mod log;
@@ -41,6 +42,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         ident::CASES,
         inet::CASES,
         jobs::CASES,
+        inotify::CASES,
         lock::CASES,
         mapping::CASES,
         log::CASES,
