@@ -149,9 +149,8 @@ impl Node {
                 let view = member.view(&self.proc.kernel).ok_or(Errno::ESRCH)?;
                 view.net()?.text(name).ok_or(Errno::ENOENT)
             }
-            What::Fixed(Entry { body: Body::Dir(_), .. }) | What::Process(_, Item::Dir | Item::Tasks | Item::Fds | Item::Net) => {
-                Err(Errno::EISDIR)
-            }
+            What::Fixed(Entry { body: Body::Dir(_), .. })
+            | What::Process(_, Item::Dir | Item::Tasks | Item::Fds | Item::Net | Item::Namespaces) => Err(Errno::EISDIR),
             _ => Err(Errno::ELOOP),
         }
     }
@@ -237,7 +236,7 @@ impl Inode for Node {
     fn magic_link(&self) -> SysResult<Option<Path>> {
         match &self.what {
             What::Fixed(_) => Ok(None),
-            What::Process(member, item) => Ok(member.target(&self.proc.kernel, *item)),
+            What::Process(member, item) => member.follow(&self.proc, *item),
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use abi::{Errno, SysResult, c};
 use mm::Dumpable;
-use task::{Group, Kernel, NetNamespace, PidNamespace, Task};
+use task::{Access, Group, Kernel, NetNamespace, PidNamespace, Task};
 use vfs::{DirEntry, File, Path, Places};
 
 use crate::status::{FILES, TextFile};
@@ -41,11 +41,29 @@ pub enum Item {
     Fd(i32),
     /// task/
     Tasks,
+    /// ns/
+    Namespaces,
+    /// ns/NAME
+    Namespace(&'static str),
     /// net/
     Net,
     /// net/NAME
     NetFile(&'static str),
 }
+
+/// Whether the caller may follow a task's links.
+fn may_look(proc: &Proc, task: &Task) -> SysResult<()> {
+    let may = proc.caller().is_none_or(|caller| caller.may_access(task, Access::Files));
+    if may { Ok(()) } else { Err(Errno::EACCES) }
+}
+
+/// Where a name is in a list, for inode numbers.
+fn position(names: &[&str], name: &str) -> u32 {
+    names.iter().position(|known| *known == name).and_then(|at| u32::try_from(at).ok()).unwrap_or(0)
+}
+
+/// Names in ns/.
+const NAMESPACES: &[&str] = &["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "user", "uts"];
 
 const LINKS: &[(&str, Link)] = &[("exe", Link::Exe), ("cwd", Link::Cwd), ("root", Link::Root)];
 
@@ -53,10 +71,10 @@ impl Item {
     /// Type and permissions.
     pub fn mode(self) -> u32 {
         match self {
-            Self::Dir | Self::Fds | Self::Tasks | Self::Net => c::S_IFDIR | 0o555,
+            Self::Dir | Self::Fds | Self::Tasks | Self::Net | Self::Namespaces => c::S_IFDIR | 0o555,
             Self::NetFile(_) => c::S_IFREG | 0o444,
             Self::File(file) => c::S_IFREG | if file.write.is_some() { 0o644 } else { 0o444 },
-            Self::Link(_) => c::S_IFLNK | 0o777,
+            Self::Link(_) | Self::Namespace(_) => c::S_IFLNK | 0o777,
             Self::Fd(_) => c::S_IFLNK | 0o700,
         }
     }
@@ -155,6 +173,8 @@ impl Member {
             Item::Fds => (2, 0),
             Item::Tasks => (3, 0),
             Item::Net => (8, 0),
+            Item::Namespaces => (10, 0),
+            Item::Namespace(name) => (11, position(NAMESPACES, name)),
             Item::NetFile(name) => (9, name.bytes().fold(7, |hash, byte| u32::wrapping_mul(hash, 31).wrapping_add(byte.into()))),
             Item::Fd(fd) => (4, fd.cast_unsigned()),
             Item::Link(link) => (5 + link as u64, 0),
@@ -189,7 +209,7 @@ impl Member {
         let files = FILES.iter().map(|file| (file.name, Item::File(file)));
         let links = LINKS.iter().map(|(name, link)| (*name, Item::Link(*link)));
         let tasks = self.thread.is_none().then_some(("task", Item::Tasks));
-        files.chain(links).chain([("fd", Item::Fds), ("net", Item::Net)]).chain(tasks)
+        files.chain(links).chain([("fd", Item::Fds), ("net", Item::Net), ("ns", Item::Namespaces)]).chain(tasks)
     }
 
     /// What `name` is in the directory `item`.
@@ -211,6 +231,11 @@ impl Member {
                 let member = self.thread(tid.ok_or(Errno::ENOENT)?);
                 member.view(kernel).ok_or(Errno::ENOENT)?;
                 Ok((member, Item::Dir))
+            }
+            Item::Namespaces => {
+                view()?;
+                let found = NAMESPACES.iter().find(|known| known.as_bytes() == name);
+                Ok((self.clone(), Item::Namespace(found.ok_or(Errno::ENOENT)?)))
             }
             Item::Net => {
                 let net = view()?.net()?;
@@ -243,6 +268,10 @@ impl Member {
                 let entry = |tid: &i32| self.thread(*tid).entry(self.ns.local(*tid).to_string(), Item::Dir);
                 Ok(tids.iter().map(entry).collect())
             }
+            Item::Namespaces => {
+                view()?;
+                Ok(NAMESPACES.iter().map(|name| self.entry(*name, Item::Namespace(name))).collect())
+            }
             Item::Net => {
                 let files = view()?.net()?.files();
                 Ok(files.iter().map(|name| self.entry(*name, Item::NetFile(name))).collect())
@@ -255,6 +284,7 @@ impl Member {
     pub fn target(&self, kernel: &Kernel, item: Item) -> Option<Path> {
         let view = self.view(kernel)?;
         match item {
+            Item::Namespace(name) => view.task.as_ref()?.namespace(name)?.path().ok(),
             Item::Link(Link::Exe) => view.task.as_ref()?.lock().exe.clone(),
             Item::Link(Link::Cwd) => Some(view.places()?.cwd.clone()),
             Item::Link(Link::Root) => Some(view.places()?.root.clone()),
@@ -263,12 +293,30 @@ impl Member {
         }
     }
 
+    /// Where a link leads, if the caller may know.
+    ///
+    /// # Errors
+    /// `EACCES`
+    pub(crate) fn follow(&self, proc: &Proc, item: Item) -> SysResult<Option<Path>> {
+        if matches!(item, Item::Link(_) | Item::Fd(_) | Item::Namespace(_))
+            && let Some(task) = self.view(&proc.kernel).and_then(|view| view.task)
+        {
+            may_look(proc, &task)?;
+        }
+        Ok(self.target(&proc.kernel, item))
+    }
+
     /// What a link says.
     pub fn readlink(&self, proc: &Proc, item: Item) -> SysResult<Vec<u8>> {
-        if !matches!(item, Item::Link(_) | Item::Fd(_)) {
+        if !matches!(item, Item::Link(_) | Item::Fd(_) | Item::Namespace(_)) {
             return Err(Errno::EINVAL);
         }
         let view = self.view(&proc.kernel).ok_or(Errno::ENOENT)?;
+        if let Item::Namespace(name) = item {
+            let task = view.task.as_ref().ok_or(Errno::ENOENT)?;
+            may_look(proc, task)?;
+            return Ok(task.namespace(name).ok_or(Errno::ENOENT)?.text().into_bytes());
+        }
         if let Some(target) = self.target(&proc.kernel, item) {
             let places = proc.caller().map(|task| places_of(&task)).or_else(|| view.places());
             return Ok(target.show(&places.ok_or(Errno::ENOENT)?.root));

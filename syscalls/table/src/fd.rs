@@ -9,6 +9,7 @@ use vfs::{File, IoctlArg};
 
 use crate::args::{file, int, uint};
 use crate::fcntl::set_flags;
+use crate::namespaces::ns_ioctl;
 use crate::seccomp::listener_ioctl;
 use crate::{Entry, full, partial};
 
@@ -76,7 +77,7 @@ fn ioctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
             set_flags(t, int(a[0]), &file, flags)
         }
         _ => {
-            if let Some(result) = listener_ioctl(t, &file, cmd, a[2]) {
+            if let Some(result) = listener_ioctl(t, &file, cmd, a[2]).or_else(|| ns_ioctl(t, &file, cmd, a[2])) {
                 return result;
             }
             let arg = IoctlArg { cmd, arg: a[2], memory: &*t.mm };

@@ -4,6 +4,7 @@
 
 mod enter;
 mod ipc;
+mod nsfs;
 mod pid;
 mod uts;
 
@@ -23,6 +24,7 @@ use crate::net::NetNamespace;
 use crate::tasks::Task;
 
 pub use ipc::IpcNamespace;
+pub use nsfs::NsFile;
 pub use pid::{Pid, PidNamespace};
 pub use uts::{MAX_NAME, UtsNamespace};
 
@@ -158,6 +160,25 @@ impl Namespace {
             Self::Pid(ns) => Some(&ns.user_ns),
             Self::Mount(ns) => Some(ns.owner()),
         }
+    }
+}
+
+impl Task {
+    /// Its namespace of a kind, by the name of the link in /proc/pid/ns.
+    #[must_use]
+    pub fn namespace(&self, name: &str) -> Option<Namespace> {
+        let shared = self.lock();
+        Some(match name {
+            "user" => Namespace::User(shared.credentials.user_ns.clone()),
+            "uts" => Namespace::Uts(shared.ns.uts.clone()),
+            "ipc" => Namespace::Ipc(shared.ns.ipc.clone()),
+            "net" => Namespace::Net(shared.ns.net.clone()),
+            "cgroup" => Namespace::Cgroup(shared.ns.cgroup.clone()),
+            "mnt" => Namespace::Mount(shared.mount_ns.clone()),
+            "pid" => Namespace::Pid(self.group.pid_ns().clone()),
+            "pid_for_children" => Namespace::Pid(shared.ns.pid_for_children.clone()),
+            _ => return None,
+        })
     }
 }
 

@@ -9,6 +9,9 @@ pub const CASES: &[Case] = &[
     Case { name: "uts-namespace", calls: "unshare sethostname setdomainname", run: uts },
     Case { name: "user-namespace", calls: "unshare clone", run: user },
     Case { name: "pid-namespace", calls: "unshare clone getpid getppid kill wait4", run: pid },
+    Case { name: "namespace-files", calls: "setns ioctl unshare", run: files },
+    Case { name: "join-pid-namespace", calls: "setns unshare", run: join_pid },
+    Case { name: "mount-namespace", calls: "unshare setns mount", run: mounts },
     Case { name: "pid-namespace-init", calls: "unshare clone kill", run: init },
 ];
 
@@ -154,4 +157,85 @@ fn init() {
         i32::from(reap(child) != SIGKILL)
     });
     assert_eq!(outside, 0);
+}
+
+fn open_ns(path: &str) -> i64 {
+    let path = std::ffi::CString::new(path).unwrap();
+    ok!(SYS_openat, AT_FDCWD, path.as_ptr(), O_RDONLY, 0)
+}
+
+fn link(path: &str) -> String {
+    std::fs::read_link(path).unwrap().to_str().unwrap().to_owned()
+}
+
+fn files() {
+    needs(CLONE_NEWUTS);
+    let own = link("/proc/self/ns/uts");
+    let fd = open_ns("/proc/self/ns/uts");
+    let mut stat: stat = unsafe { std::mem::zeroed() };
+    ok!(SYS_fstat, fd, &mut stat);
+    assert_eq!(own, format!("uts:[{}]", stat.st_ino));
+    let status = in_child(|| {
+        ok!(SYS_unshare, CLONE_NEWUTS);
+        ok!(SYS_sethostname, c"other", 5);
+        assert_ne!(link("/proc/self/ns/uts"), own);
+        assert_eq!(sys!(SYS_setns, fd, CLONE_NEWNET), Err(EINVAL));
+        ok!(SYS_setns, fd, CLONE_NEWUTS);
+        assert_eq!((link("/proc/self/ns/uts"), host_name() == "other"), (own.clone(), false));
+        0
+    });
+    assert_eq!(status, 0);
+    assert_eq!(sys!(SYS_setns, new_pipe()[0], 0), Err(EINVAL));
+    assert_eq!(sys!(SYS_setns, -1, 0), Err(EBADF));
+    // Type, owner and parent.
+    const NS_GET_USERNS: i64 = 0xb701;
+    const NS_GET_PARENT: i64 = 0xb702;
+    const NS_GET_NSTYPE: i64 = 0xb703;
+    assert_eq!(ok!(SYS_ioctl, fd, NS_GET_NSTYPE, 0), CLONE_NEWUTS.into());
+    let user = ok!(SYS_ioctl, fd, NS_GET_USERNS, 0);
+    assert_eq!(ok!(SYS_ioctl, user, NS_GET_NSTYPE, 0), CLONE_NEWUSER.into());
+    assert_eq!(sys!(SYS_ioctl, fd, NS_GET_PARENT, 0), Err(EINVAL));
+    assert_eq!(sys!(SYS_setns, open_ns("/proc/self/ns/user"), 0), Err(EINVAL));
+}
+
+fn join_pid() {
+    needs(CLONE_NEWPID);
+    let [read, write] = new_pipe();
+    let status = in_child(|| {
+        ok!(SYS_unshare, CLONE_NEWPID);
+        let init = spawn(|| {
+            get(read, 1);
+            0
+        });
+        let second = in_child(|| {
+            ok!(SYS_setns, open_ns(&format!("/proc/{init}/ns/pid")), CLONE_NEWPID);
+            // Only children are in there.
+            assert!(ok!(SYS_getpid) > 2);
+            in_child(|| i32::from(ok!(SYS_getpid) == 1 || ok!(SYS_getppid) != 0))
+        });
+        put(write, b"x");
+        assert_eq!(reap(init), 0);
+        second
+    });
+    assert_eq!(status, 0);
+}
+
+fn mounts() {
+    needs(CLONE_NEWNS);
+    std::fs::create_dir("place").unwrap();
+    let status = in_child(|| {
+        ok!(SYS_unshare, CLONE_NEWNS);
+        ok!(SYS_mount, c"none", c"/", 0, MS_REC | MS_PRIVATE, 0);
+        ok!(SYS_mount, c"none", c"place", c"tmpfs", 0, 0);
+        std::fs::write("place/file", "x").unwrap();
+        0
+    });
+    assert_eq!((status, std::fs::metadata("place/file").is_err()), (0, true));
+    let outer = open_ns("/proc/self/ns/mnt");
+    let status = in_child(|| {
+        ok!(SYS_unshare, CLONE_NEWNS);
+        ok!(SYS_setns, outer, 0);
+        i32::from(link("/proc/self/ns/mnt") != link(&format!("/proc/{}/ns/mnt", ok!(SYS_getppid))))
+    });
+    assert_eq!(status, 0);
 }
