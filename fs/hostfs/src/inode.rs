@@ -9,7 +9,7 @@ use abi::{Errno, SysResult, c};
 use rustix::fs::{AtFlags, Dir, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timestamps, Uid};
 use sync::Mutex;
 use usermem::HostFile;
-use vfs::{Attr, Dentry, DirEntry, FileOps, Inode, NewNode, Plain, Rename, SetAttr, SuperBlock, new_dev};
+use vfs::{Attr, Caching, Dentry, DirEntry, FileOps, Inode, NewNode, Plain, Rename, SetAttr, SuperBlock, new_dev};
 
 use crate::regular::HostRegular;
 
@@ -17,6 +17,15 @@ struct Root {
     fd: OwnedFd,
     dev: u64,
     writable: bool,
+    /// Nobody else changes it: what has been looked up is remembered.
+    exclusive: bool,
+}
+
+impl Root {
+    /// Whether attributes stay what they are.
+    fn is_constant(&self) -> bool {
+        self.exclusive && !self.writable
+    }
 }
 
 /// Where a file is: its directory and its name there.
@@ -35,6 +44,10 @@ pub struct HostInode {
     dir: OnceLock<OwnedFd>,
     /// The file as it was opened last: it may have lost its name since.
     opened: Mutex<Weak<HostFile>>,
+    /// Device and number on the host, where others may put another file at the name.
+    id: OnceLock<(u64, u64)>,
+    /// Attributes, where they don't change.
+    known: OnceLock<Attr>,
 }
 
 /// What the host calls its filesystem, if it is a common one.
@@ -74,10 +87,11 @@ pub fn attr_of(stat: &rustix::fs::Stat, dev: u64) -> Attr {
 }
 
 impl HostInode {
-    /// The directory that `fd` is open on; below it files can be changed if `writable`.
+    /// The directory that `fd` is open on; below it files can be changed if `writable`; `exclusive`: nobody else
+    /// changes them.
     #[must_use]
-    pub fn root(fd: OwnedFd, writable: bool) -> Arc<Self> {
-        Arc::new(Self::new(Arc::new(Root { fd, dev: new_dev(), writable }), None))
+    pub fn root(fd: OwnedFd, writable: bool, exclusive: bool) -> Arc<Self> {
+        Arc::new(Self::new(Arc::new(Root { fd, dev: new_dev(), writable, exclusive }), None))
     }
 
     /// The file called `name` in the directory that `fd` is open on.
@@ -85,7 +99,7 @@ impl HostInode {
     /// # Errors
     /// `ENOENT`
     pub fn below(fd: OwnedFd, name: &[u8], writable: bool) -> SysResult<Arc<Self>> {
-        let file = Self::root(fd, writable).child(name);
+        let file = Self::root(fd, writable, false).child(name);
         file.attr()?;
         Ok(file)
     }
@@ -100,7 +114,14 @@ impl HostInode {
     }
 
     fn new(root: Arc<Root>, place: Option<Place>) -> Self {
-        Self { root, place: Mutex::new(place), dir: OnceLock::new(), opened: Mutex::default() }
+        Self {
+            root,
+            place: Mutex::new(place),
+            dir: OnceLock::new(),
+            opened: Mutex::default(),
+            id: OnceLock::new(),
+            known: OnceLock::new(),
+        }
     }
 
     fn place(&self) -> Option<Place> {
@@ -139,6 +160,10 @@ impl HostInode {
     /// guest's. Looked at before, so that opening has no effect on them, and after, because the name may lead elsewhere by then.
     fn open_kind(&self, flags: OFlags, dir: bool) -> SysResult<OwnedFd> {
         let fits = |kind: u32| kind == c::S_IFREG || dir && kind == c::S_IFDIR;
+        if self.root.is_constant() {
+            // What it is doesn't change, either.
+            return if fits(self.attr()?.kind()) { self.open_host(flags | OFlags::NOCTTY) } else { Err(Errno::ENXIO) };
+        }
         if !fits(self.attr()?.kind()) {
             return Err(Errno::ENXIO);
         }
@@ -163,6 +188,9 @@ fn open_at(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags, mode: Mode) -> SysRe
 
 impl Inode for HostInode {
     fn attr(&self) -> SysResult<Attr> {
+        if let Some(attr) = self.known.get() {
+            return Ok(*attr);
+        }
         let opened = self.opened.lock().upgrade();
         let stat = if let Some(file) = opened.filter(|file| file.writable()) {
             rustix::fs::fstat(file.as_fd())?
@@ -174,7 +202,19 @@ impl Inode for HostInode {
                 Some(place) => rustix::fs::statat(place.parent.dir()?, &*place.name, AtFlags::SYMLINK_NOFOLLOW)?,
             }
         };
-        Ok(attr_of(&stat, self.root.dev))
+        let _ = self.id.set((stat.st_dev, stat.st_ino));
+        let attr = attr_of(&stat, self.root.dev);
+        Ok(if self.root.is_constant() { *self.known.get_or_init(|| attr) } else { attr })
+    }
+
+    fn caching(&self) -> Caching {
+        if self.root.exclusive { Caching::Exclusive } else { Caching::Shared }
+    }
+
+    fn revalidate(&self, name: &[u8], child: &Arc<dyn Inode>) -> bool {
+        let Ok(child) = Self::downcast(child) else { return false };
+        let stat = self.dir().and_then(|dir| Ok(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?));
+        stat.is_ok_and(|stat| child.id.get() == Some(&(stat.st_dev, stat.st_ino)))
     }
 
     fn lookup(self: Arc<Self>, name: &[u8]) -> SysResult<Arc<dyn Inode>> {

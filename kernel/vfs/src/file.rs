@@ -342,10 +342,10 @@ impl File {
     /// # Errors
     /// `EIO`
     pub fn attr(&self) -> SysResult<Attr> {
-        if let Some(attr) = self.ops.attr() {
-            return Ok(attr);
+        match &self.inode {
+            Some(inode) => inode.attr(),
+            None => Ok(self.ops.attr().unwrap_or_else(|| self.ops.anonymous_attr())),
         }
-        self.inode.as_ref().map_or_else(|| Ok(self.ops.anonymous_attr()), |inode| inode.attr())
     }
 
     /// Reads at the position, or at `at`.
@@ -368,13 +368,25 @@ impl File {
         if self.ops.is_stream() {
             return self.ops.read(buf, 0);
         }
-        if let Some(at) = at {
-            return self.ops.read(buf, at);
-        }
-        let mut cursor = self.cursor.lock();
-        let count = self.ops.read(buf, cursor.offset)?;
-        cursor.offset = cursor.offset.saturating_add(count as u64);
+        let count = if let Some(at) = at {
+            self.ops.read(buf, at)?
+        } else {
+            let mut cursor = self.cursor.lock();
+            let count = self.ops.read(buf, cursor.offset)?;
+            cursor.offset = cursor.offset.saturating_add(count as u64);
+            count
+        };
+        self.accessed();
         Ok(count)
+    }
+
+    /// It has been read: its access time may change (`O_NOATIME`, and what its mount says).
+    pub fn accessed(&self) {
+        if let (Some(path), Some(inode)) = (&self.path, &self.inode)
+            && self.flags() & c::O_NOATIME == 0
+        {
+            path.mount.accessed(inode, path.dentry.is_dir());
+        }
     }
 
     /// Writes at the position (the end with `O_APPEND`), or at `at`.
@@ -510,6 +522,7 @@ impl File {
         }
         drop(cursor);
         self.happened(event::ACCESS);
+        self.accessed();
         Ok(())
     }
 }

@@ -90,6 +90,20 @@ pub struct DirEntry {
     pub kind: u32,
 }
 
+/// Opens devices by kind (`S_IFMT` bits) and number.
+pub type DeviceOpener = dyn Fn(u32, u64) -> SysResult<Arc<dyn FileOps>> + Send + Sync;
+
+/// Number of the character device that hides a name of an overlay's lower layers.
+pub const WHITEOUT_DEV: u64 = 0;
+
+/// Whether an access time is to be updated (`relatime` of mount(8)): it is as old as a change, or a day.
+#[must_use]
+pub fn is_stale(atime: Timespec, mtime: Timespec, ctime: Timespec, now: Timespec) -> bool {
+    const DAY: i64 = 24 * 60 * 60;
+    let key = |time: Timespec| (time.sec, time.nsec);
+    key(atime) <= key(mtime) || key(atime) <= key(ctime) || now.sec.saturating_sub(atime.sec) >= DAY
+}
+
 /// Who answers behind a socket's file.
 pub type Endpoint = Mutex<Option<Weak<dyn Any + Send + Sync>>>;
 

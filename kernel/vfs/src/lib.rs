@@ -14,6 +14,7 @@ mod dentry;
 mod fdtable;
 mod file;
 mod inode;
+mod layer;
 mod lease;
 mod lock;
 mod mount;
@@ -35,7 +36,9 @@ pub use change::NewTime;
 pub use dentry::{Dentry, NAME_MAX};
 pub use fdtable::{FdTable, MAX_FDS};
 pub use file::{File, FileOps, FileOwner, IoctlArg, WriteOptions};
-pub use inode::{Attr, Caching, DirEntry, Endpoint, Inode, NewNode, Rename, SetAttr, new_dev, new_ino};
+pub use inode::{
+    Attr, Caching, DeviceOpener, DirEntry, Endpoint, Inode, NewNode, Rename, SetAttr, WHITEOUT_DEV, is_stale, new_dev, new_ino,
+};
 pub use lease::{Breaking, LEASE_BREAK_TIME, break_leases};
 pub use lock::{Conflict, LOCK_END, LockClass, LockInfo, LockKind, Owner, Waiting, all_locks};
 pub use mount::{MOUNT_FLAGS, MS_NOSYMFOLLOW, Mount, WriteAccess};

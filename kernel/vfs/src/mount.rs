@@ -10,6 +10,7 @@ use abi::{Errno, SysResult, c};
 use sync::{Mutex, MutexGuard, RwLock};
 
 use crate::dentry::Dentry;
+use crate::inode::Inode;
 use crate::namespace::{MountNamespace, NamespaceState};
 use crate::path::Path;
 use crate::propagation::Propagation;
@@ -150,6 +151,15 @@ impl Mount {
 
     pub(crate) fn store_flags(&self, flags: u64) {
         self.flags.store(flags & MOUNT_FLAGS, Ordering::SeqCst);
+    }
+
+    /// A file has been read through it: its access time changes if the flags say so (mount(8), `noatime` and its kin).
+    pub fn accessed(&self, inode: &Arc<dyn Inode>, dir: bool) {
+        let flags = self.flags();
+        if flags & c::MS_NOATIME != 0 || dir && flags & c::MS_NODIRATIME != 0 || self.check_writable().is_err() {
+            return;
+        }
+        inode.accessed(flags & c::MS_RELATIME == 0);
     }
 
     /// Whether names and files may be changed through it.

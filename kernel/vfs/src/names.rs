@@ -1,25 +1,23 @@
 //! Making, linking, removing and renaming names.
 //!
 //! Directories are locked while names in them change: the ancestor first, then, of two directories neither of which is above the other,
-//! the one at the lower address; then what is removed or replaced, if that is a directory. Renames between directories take turns, so
-//! that who is above whom stays true.
+//! the one at the lower address; then what is removed or replaced, if that is a directory. Renames between directories of a filesystem take
+//! turns, so that who is above whom stays true.
 
 use std::sync::Arc;
 
 use abi::{Errno, SysResult, c};
 use auth::{Capability, Credentials};
-use sync::{Mutex, MutexGuard};
+use sync::MutexGuard;
 
 use crate::acl;
 use crate::caller::Caller;
 use crate::dentry::{Dentry, NAME_MAX};
-use crate::inode::{NewNode, Rename};
+use crate::inode::NewNode;
 use crate::notify;
 use crate::path::Path;
 use crate::permission::{may_create, may_delete, owns, strip_sgid};
 use crate::walk::{Last, Lookup};
-
-static RENAMING: Mutex<()> = Mutex::new(());
 
 /// Attributes of a node that the caller makes in a directory, as Linux's `inode_init_owner` and access control lists have it.
 pub(crate) fn new_node(caller: &Caller, dir: &Dentry, mode: u32, rdev: u64, target: Vec<u8>) -> SysResult<NewNode> {
@@ -217,29 +215,11 @@ impl Caller {
         if flags & c::RENAME_WHITEOUT != 0 && !self.who.has_capability(Capability::MKNOD) {
             return Err(Errno::EPERM);
         }
-        let _replaced = target.as_ref().filter(|target| target.is_dir() && !exchange).map(|target| target.lock());
-        dir.inode().rename(&Rename {
-            name: &from.name,
-            child: child.inode(),
-            new_dir: new_dir.inode(),
-            new_name: &to.name,
-            target: target.as_ref().map(|target| target.inode()),
-            target_used: target.as_ref().is_some_and(is_used),
-            flags: flags & !c::RENAME_NOREPLACE,
-        })?;
-        match &target {
-            Some(target) if exchange => {
-                dir.exchanged(&from.name, &child, new_dir, &to.name, target);
-                notify::moved((dir, &from.name), (new_dir, &to.name), &child, None);
-                notify::moved((new_dir, &to.name), (dir, &from.name), target, None);
-            }
-            target => {
-                if let Some(target) = target {
-                    new_dir.removed(&to.name, target);
-                }
-                dir.moved(&from.name, &child, new_dir, &to.name, flags & c::RENAME_WHITEOUT != 0);
-                notify::moved((dir, &from.name), (new_dir, &to.name), &child, target.as_ref());
-            }
+        let flags = flags & !c::RENAME_NOREPLACE;
+        dir.rename_locked(&from.name, &child, new_dir, &to.name, target.as_ref(), flags)?;
+        notify::moved((dir, &from.name), (new_dir, &to.name), &child, target.as_ref().filter(|_| !exchange));
+        if let Some(target) = target.filter(|_| exchange) {
+            notify::moved((new_dir, &to.name), (dir, &from.name), &target, None);
         }
         Ok(())
     }
@@ -271,7 +251,7 @@ impl Caller {
 }
 
 /// Whether others than the cache hold a name. The caller holds it once.
-fn is_used(dentry: &Arc<Dentry>) -> bool {
+pub(crate) fn is_used(dentry: &Arc<Dentry>) -> bool {
     Arc::strong_count(dentry) > 2
 }
 
@@ -303,14 +283,14 @@ fn check_targets(
 }
 
 /// Locks two directories, or one that is both.
-fn lock_two<'a>(
+pub(crate) fn lock_two<'a>(
     a: &'a Arc<Dentry>,
     b: &'a Arc<Dentry>,
-) -> (Option<MutexGuard<'static, ()>>, MutexGuard<'a, ()>, Option<MutexGuard<'a, ()>>) {
+) -> (Option<MutexGuard<'a, ()>>, MutexGuard<'a, ()>, Option<MutexGuard<'a, ()>>) {
     if Arc::ptr_eq(a, b) {
         return (None, a.lock(), None);
     }
-    let turn = RENAMING.lock();
+    let turn = a.superblock().renaming.lock();
     let a_first = if b.is_below(a) {
         true
     } else if a.is_below(b) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use abi::{Errno, SysResult, c};
-use sync::RwLock;
+use sync::{Mutex, RwLock};
 
 use crate::caller::Caller;
 use crate::dentry::Dentry;
@@ -58,6 +58,8 @@ pub struct SuperBlock {
     /// Mounts of it.
     active: AtomicUsize,
     no_devices: AtomicBool,
+    /// Held while a name moves between directories.
+    pub(crate) renaming: Mutex<()>,
     /// Files open for writing.
     pub(crate) writers: AtomicU32,
 }
@@ -79,6 +81,7 @@ impl SuperBlock {
             depth,
             active: AtomicUsize::new(0),
             no_devices: AtomicBool::new(false),
+            renaming: Mutex::new(()),
             writers: AtomicU32::new(0),
         })
     }

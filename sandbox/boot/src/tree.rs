@@ -10,9 +10,10 @@ use std::sync::Arc;
 use abi::{Errno, SysResult, c};
 use auth::Credentials;
 use hostfs::HostInode;
+use overlay::{Layers, OverlayFs};
 use task::Kernel;
-use tmpfs::DeviceOpener;
-use vfs::{Caller, Dentry, Inode, MountNamespace, MountRequest, WalkFlags};
+use tmpfs::TmpFs;
+use vfs::{Caller, Dentry, DeviceOpener, MountNamespace, MountOption, MountRequest, WalkFlags};
 
 use crate::config::{BootConfig, Mount, Source, Writes};
 
@@ -100,15 +101,16 @@ pub fn assemble(mounts: Vec<Prepared>, kernel: &Arc<Kernel>) -> SysResult<Arc<Mo
     let (log, started) = (kernel.log.clone(), kernel.started);
     let devices: Arc<DeviceOpener> = Arc::new(move |kind, rdev| devfs::open(kind, rdev, &log, started));
     for name in ["tmpfs", "ramfs"] {
-        filesystems.register(Arc::new(tmpfs::TmpFs { name, devices: devices.clone() }));
+        filesystems.register(Arc::new(TmpFs { name, devices: devices.clone() }));
     }
+    filesystems.register(Arc::new(OverlayFs));
     let mut namespace: Option<Arc<MountNamespace>> = None;
     let who = Arc::new(Credentials::root(kernel.user_ns.clone()));
     for mount in mounts {
         let (flags, source) = (flags(&mount.what), source(&mount.what));
         match &namespace {
             None => {
-                let mount = vfs::Mount::new(dentry(mount.what, &devices)?, source, flags);
+                let mount = vfs::Mount::new(dentry(mount.what, true, &devices)?, source, flags);
                 namespace = Some(MountNamespace::new(&mount, kernel.user_ns.clone())?);
             }
             Some(namespace) => {
@@ -118,7 +120,7 @@ pub fn assemble(mounts: Vec<Prepared>, kernel: &Arc<Kernel>) -> SysResult<Arc<Mo
                         let request = MountRequest { source: b"proc", options: Vec::new(), flags, caller: &caller };
                         filesystems.get(b"proc")?.mount(&request)?
                     }
-                    what => dentry(what, &devices)?,
+                    what => dentry(what, false, &devices)?,
                 };
                 let at = place(&caller, &mount.target, root.is_dir())?;
                 namespace.mount(&vfs::Mount::new(root, source, flags), &at)?;
@@ -149,24 +151,33 @@ fn source(what: &Opened) -> &'static [u8] {
     }
 }
 
-/// The root of what is to be mounted.
-fn dentry(what: Opened, devices: &Arc<DeviceOpener>) -> SysResult<Arc<Dentry>> {
-    let devices = devices.clone();
+/// The root of what is to be mounted; `is_root`: the sandbox's own root directory, which nobody else changes.
+fn dentry(what: Opened, is_root: bool, devices: &Arc<DeviceOpener>) -> SysResult<Arc<Dentry>> {
+    let memory = |name, mode: u32| {
+        let mode = MountOption { name: b"mode".to_vec(), value: Some(format!("{mode:o}").into_bytes()) };
+        TmpFs { name, devices: devices.clone() }.instance(None, &[mode])
+    };
     let host = |root: Arc<HostInode>, writes| match writes {
-        Writes::ToMemory => tmpfs::dentry("overlay", tmpfs::Node::root(Some(root), 0o755, devices.clone())?),
+        Writes::ToMemory => {
+            let lower = root.dentry()?;
+            let mode = lower.inode().attr()?.mode & 0o7777;
+            let layers = Layers { lowers: vec![lower], upper: Some(memory("tmpfs", mode)?), work: None };
+            OverlayFs::over(layers, String::new(), false)
+        }
         Writes::No | Writes::ToHost => root.dentry(),
     };
     match what {
-        Opened::Directory(fd, _, writes) => host(HostInode::root(fd, writes == Writes::ToHost), writes),
+        Opened::Directory(fd, _, writes) => {
+            host(HostInode::root(fd, writes == Writes::ToHost, is_root || writes == Writes::ToMemory), writes)
+        }
         Opened::File(fd, name, writes) => HostInode::below(fd, &name, writes == Writes::ToHost)?.dentry(),
         Opened::Internal(Source::Devices) => {
-            let dev = tmpfs::Node::root(None, 0o755, devices)?;
-            let inode: Arc<dyn Inode> = dev.clone();
-            devfs::populate(&inode)?;
-            tmpfs::dentry("tmpfs", dev)
+            let dev = memory("tmpfs", 0o755)?;
+            devfs::populate(dev.inode())?;
+            Ok(dev)
         }
-        Opened::Internal(Source::Tmpfs { mode }) => tmpfs::dentry("tmpfs", tmpfs::Node::root(None, mode, devices)?),
-        Opened::Internal(_) => tmpfs::dentry("sysfs", tmpfs::Node::root(None, 0o555, devices)?),
+        Opened::Internal(Source::Tmpfs { mode }) => memory("tmpfs", mode),
+        Opened::Internal(_) => memory("sysfs", 0o555),
     }
 }
 
