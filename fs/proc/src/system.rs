@@ -88,7 +88,15 @@ const KERNEL: &[Entry] = &[
     file("shmall", 69, |_| text("18446744073692774399\n")),
     file("shmmni", 70, |_| text("4096\n")),
     file("shm_rmid_forced", 71, |_| text("0\n")),
+    file("overflowuid", 90, |_| text(format!("{}\n", auth::OVERFLOW_ID))),
+    file("overflowgid", 91, |_| text(format!("{}\n", auth::OVERFLOW_ID))),
+    file("cap_last_cap", 92, |_| text(format!("{}\n", auth::CapSet::LAST))),
+    file("ngroups_max", 93, |_| text("65536\n")),
+    dir("seccomp", 94, SECCOMP),
 ];
+
+const SECCOMP: &[Entry] =
+    &[file("actions_avail", 95, |_| text("kill_process kill_thread trap errno user_notif trace log allow\n"))];
 
 const RANDOM: &[Entry] = &[file("boot_id", 36, |proc| Ok(proc.boot_id.clone())), file("uuid", 37, |_| uuid())];
 
