@@ -153,7 +153,7 @@ fn is_one(a: (&Range<u64>, &Vma), b: (&Range<u64>, &Vma)) -> bool {
 }
 
 impl MemoryManager {
-    /// Lines of /proc/pid/maps, in order but for the last, the vDSO's.
+    /// Lines of /proc/pid/maps, in order but for the last, the vDSO's and its elder's.
     #[must_use]
     pub fn maps(&self) -> Vec<MapInfo> {
         self.lines(&self.state.lock()).into_iter().map(|(line, _)| line).collect()
@@ -178,6 +178,10 @@ impl MemoryManager {
             let (prot, flags) = (Prot::READ | Prot::EXEC, "rd ex mr mw me de".to_owned());
             let vdso = MapInfo { range, prot, shared: false, offset: 0, dev: 0, ino: 0, name: "[vdso]".into(), flags };
             lines.push((vdso, Vec::new()));
+        }
+        if let Some(range) = self.aspace.vsyscall() {
+            let (prot, flags, name) = (Prot::EXEC, "ex".to_owned(), "[vsyscall]".into());
+            lines.push((MapInfo { range, prot, shared: false, offset: 0, dev: 0, ino: 0, name, flags }, Vec::new()));
         }
         lines
     }

@@ -9,7 +9,7 @@ use abi::{Errno, SysResult, c};
 use auth::Credentials;
 use mm::{Fault, MemoryManager};
 use platform::{Context, Exit, Prot, UserRegs};
-use sync::{MonotonicNs, ParkResult, WaitQueue};
+use sync::{MonotonicNs, ParkResult, WaitQueue, monotonic_ns};
 use vfs::{Caller, FdTable, FsContext, MountNamespace};
 
 use crate::frame::Trap;
@@ -97,7 +97,7 @@ impl Current {
             {
                 return status;
             }
-            let exit = self.ctx.switch(&mut self.regs);
+            let exit = self.switch();
             self.mm.tidy();
             match exit {
                 Exit::Syscall { nr, args, hot } => {
@@ -166,6 +166,17 @@ impl Current {
         }
     }
 
+    /// Runs guest code, and measures for how long if somebody wants to know.
+    fn switch(&mut self) -> Exit {
+        if !self.task.timed.load(Ordering::Relaxed) {
+            return self.ctx.switch(&mut self.regs);
+        }
+        let start = monotonic_ns();
+        let exit = self.ctx.switch(&mut self.regs);
+        self.task.user_time.fetch_add(monotonic_ns() - start, Ordering::Relaxed);
+        exit
+    }
+
     /// Tries until it doesn't say `EAGAIN`, waiting on `queue` in between.
     ///
     /// # Errors
@@ -210,7 +221,10 @@ impl Current {
         self.task.sleeping.store(true, Ordering::Relaxed);
         self.task.switches.fetch_add(1, Ordering::Relaxed);
         let result = self.task.parker.park(deadline);
-        self.task.sleeping.store(false, Ordering::Relaxed);
+        self.task.sleeping.store(false, Ordering::SeqCst);
+        if let Some(timers) = self.task.group.timers.get() {
+            timers.cpu.woken();
+        }
         result
     }
 

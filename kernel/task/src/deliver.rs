@@ -52,13 +52,26 @@ impl Current {
 
     /// Takes the next signal that isn't blocked: the task's own first.
     fn take_signal(&self) -> Option<SigInfo> {
-        let mut signals = self.task.group.signals.lock();
-        let mut shared = self.task.lock();
-        let mask = shared.mask;
-        let info = shared.pending.take(mask).or_else(|| signals.pending.take(mask))?;
-        // From here to the stop itself a SIGCONT can still prevent it.
-        shared.halt.taken |= STOP_SIGNALS.contains(info.signo);
+        let info = {
+            let mut signals = self.task.group.signals.lock();
+            let mut shared = self.task.lock();
+            let mask = shared.mask;
+            let info = shared.pending.take(mask).or_else(|| signals.pending.take(mask))?;
+            // From here to the stop itself a SIGCONT can still prevent it.
+            shared.halt.taken |= STOP_SIGNALS.contains(info.signo);
+            info
+        };
+        self.note_alarm(&info);
         Some(info)
+    }
+
+    /// A signal has been taken: an interval timer that sent it goes on.
+    fn note_alarm(&self, info: &SigInfo) {
+        if info.signo == c::SIGALRM
+            && let Some(timers) = self.task.group.timers.get()
+        {
+            timers.interval.alarm_taken();
+        }
     }
 
     /// Takes a signal of `set`, which the caller has blocked, as soon as there is one.
@@ -73,6 +86,7 @@ impl Current {
             shared.pending.take(others).or_else(|| signals.pending.take(others))
         };
         if let Some(info) = take() {
+            self.note_alarm(&info);
             return Ok(info);
         }
         // Meanwhile the set isn't blocked, so that whoever sends one of it picks this task.
@@ -94,13 +108,22 @@ impl Current {
         if let Some(mask) = shared.real_mask.take() {
             shared.mask = mask;
         }
+        drop(shared);
         self.task.attention.store(true, Ordering::SeqCst);
+        if let Ok(info) = &result {
+            self.note_alarm(info);
+        }
         result
     }
 
     /// rt_sigreturn(2) has failed: there is nowhere to go back to.
     pub fn bad_frame(&mut self) {
         self.syscall = None;
+        self.raise_fault();
+    }
+
+    /// Sends this very task a `SIGSEGV`, which it can't hold off.
+    pub fn raise_fault(&self) {
         self.force_signal(SigInfo::kernel(c::SIGSEGV));
     }
 

@@ -88,6 +88,7 @@ impl Current {
         let group = self.task.group.clone();
         group.note_exec();
         group.signals.lock().reset_handlers();
+        group.delete_posix_timers();
         self.fds = self.fds.unshare();
         self.fds.close_on_exec();
         self.ctx = ctx;

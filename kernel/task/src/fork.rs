@@ -144,6 +144,9 @@ impl Current {
         let ctx = mm.aspace().clone().new_context(&regs, Some(&self.ctx.fp()))?;
         regs.fs_base = tls;
         let group = if request.has(c::CLONE_THREAD) { self.task.group.clone() } else { self.new_group(&number, &request, &mm)? };
+        if request.has(c::CLONE_THREAD) {
+            group.has_had_threads.store(true, Ordering::Relaxed);
+        }
         let task = self.new_task(number.clone(), &group, &mm, charge, surroundings, &request);
         // A new thread must not miss that its process stops or ends.
         kernel.enlist_unless(&task, !request.has(c::CLONE_THREAD), || self.task.signal_pending()).inspect_err(|_| {
@@ -158,6 +161,9 @@ impl Current {
         }
         if request.has(c::CLONE_CHILD_SETTID) {
             let _ = mm.write_obj(request.child_tid, &number.number_in(number.namespace()));
+        }
+        if !request.has(c::CLONE_THREAD) {
+            kernel.watch_cpu_limit(&group);
         }
         if let Err(errno) = Self::start(task.clone(), ctx, regs) {
             kernel.delist(&task);

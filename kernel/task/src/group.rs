@@ -15,6 +15,7 @@ use crate::ns::Pid;
 use crate::pending::Pending;
 use crate::stop::JobControl;
 use crate::tasks::Task;
+use crate::timers::ProcessTimers;
 use crate::usage::Usage;
 
 /// What is done with each signal, by number.
@@ -55,6 +56,8 @@ pub struct Group {
     /// Another process lives or has lived in the same memory (vfork(2)).
     pub(crate) shares_memory: AtomicBool,
     execed: AtomicBool,
+    /// It has, or has had, more than one thread: its CPU time isn't its only thread's.
+    pub(crate) has_had_threads: AtomicBool,
     /// Orphans among its descendants become its children (prctl(2), `PR_SET_CHILD_SUBREAPER`).
     pub child_subreaper: AtomicBool,
     /// Who it was at its end.
@@ -69,6 +72,7 @@ pub struct Group {
     pub(crate) signal_queue: WaitQueue,
     /// What its end is told the parent by: `SIGCHLD` after adoption or execve(2), whatever clone(2) had said.
     pub exit_signal: AtomicI32,
+    pub(crate) timers: OnceLock<Box<ProcessTimers>>,
     pub started: u64,
     pub usage: Mutex<Usage>,
 }
@@ -125,6 +129,7 @@ impl Group {
             zombie: AtomicBool::new(false),
             shares_memory: AtomicBool::new(false),
             execed: AtomicBool::new(parent.is_none()),
+            has_had_threads: AtomicBool::new(false),
             child_subreaper: AtomicBool::new(false),
             last_credentials: OnceLock::new(),
             on_exit: Mutex::default(),
@@ -132,6 +137,7 @@ impl Group {
             exit_queue: WaitQueue::default(),
             signal_queue: WaitQueue::default(),
             exit_signal: AtomicI32::new(exit_signal),
+            timers: OnceLock::new(),
             started: monotonic_ns(),
             usage: Mutex::default(),
         })

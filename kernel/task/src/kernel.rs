@@ -9,6 +9,7 @@ use abi::{Errno, SysResult};
 use auth::{Credentials, UserNamespace};
 use platform::{Platform, UserRegs};
 use sync::{Mutex, Parker, monotonic_ns};
+use timer::Timers;
 use vfs::{Caller, FdTable, File, FileSystems, FsContext, MountNamespace, WalkFlags};
 
 use crate::bootlog;
@@ -103,6 +104,7 @@ pub struct Kernel {
     /// Process groups, and the lock over who is whose parent. Outermost.
     pub jobs: Mutex<Jobs>,
     pub futexes: FutexTable,
+    pub timers: Arc<Timers>,
     /// The first namespaces.
     pub ns: Namespaces,
     /// What dmesg(1) shows.
@@ -146,6 +148,7 @@ impl Kernel {
             groups: Mutex::default(),
             jobs: Mutex::default(),
             futexes: FutexTable::default(),
+            timers: Arc::default(),
             ns,
             log: Arc::new(log),
             filesystems: FileSystems::default(),
@@ -206,6 +209,7 @@ impl Kernel {
         let task = Task::new(self, number, &group, image.mm, charge, fds, surroundings, &image.comm);
         task.lock().exe = Some(image.exe);
         self.enlist(&task, true);
+        self.watch_cpu_limit(&task.group);
         Current::start(task.clone(), context, regs).inspect_err(|_| self.delist(&task))?;
         Ok(pid)
     }

@@ -26,6 +26,7 @@ mod sigio;
 mod signal;
 mod stop;
 mod tasks;
+mod timers;
 mod trace;
 mod usage;
 mod wait;
@@ -46,6 +47,7 @@ pub use seccomp::{Answer, FilterOptions, Filters, Invocation, Listener, Notifier
 pub use sigio::{F_OWNER_PGRP, F_OWNER_PID, F_OWNER_TID, SigIo};
 pub use signal::ignored_by_default;
 pub use tasks::{Shared, Task, current};
+pub use timers::{CpuClock, Notify, PosixTimer, TimerClock, Which};
 pub use trace::{Sink, Trace};
 pub use usage::{Usage, Used};
 pub use wait::{Waited, Who};

@@ -99,6 +99,9 @@ pub struct Task {
     pub(crate) locks_given_up: AtomicBool,
     /// CPU time of the thread of the sentry that works for it.
     pub(crate) clock: OnceLock<ThreadClock>,
+    /// Time in its program, in nanoseconds, when it was last asked for; measured all the time once somebody else wants to know.
+    pub(crate) user_time: AtomicU64,
+    pub(crate) timed: AtomicBool,
     /// Page faults handled, and how often it has slept.
     pub(crate) faults: AtomicU64,
     pub(crate) switches: AtomicU64,
@@ -162,6 +165,8 @@ impl Task {
             released_queue: WaitQueue::default(),
             locks_given_up: AtomicBool::new(false),
             clock: OnceLock::new(),
+            user_time: AtomicU64::new(0),
+            timed: AtomicBool::new(false),
             faults: AtomicU64::new(0),
             switches: AtomicU64::new(0),
         })

@@ -5,6 +5,7 @@
 use std::ops::AddAssign;
 use std::sync::atomic::Ordering;
 
+use crate::current::Current;
 use crate::group::Group;
 use crate::tasks::Task;
 
@@ -53,6 +54,40 @@ impl Task {
             switches: self.switches.load(Ordering::Relaxed),
             ..Used::default()
         }
+    }
+}
+
+impl Task {
+    /// CPU time of this thread, in nanoseconds. While it runs, only an estimate: the host tells the time of whole processes.
+    pub fn cpu_time(&self) -> u64 {
+        let system = self.used().system;
+        let alone = !self.group.has_had_threads.load(Ordering::Relaxed);
+        let user = if alone && !self.timed.load(Ordering::Relaxed) {
+            self.group.used().user
+        } else {
+            // From now on it is measured.
+            self.timed.store(true, Ordering::Relaxed);
+            self.user_time.load(Ordering::Relaxed)
+        };
+        user.saturating_add(system)
+    }
+}
+
+impl Current {
+    /// CPU time of the calling thread, in nanoseconds.
+    pub fn cpu_time(&mut self) -> Used {
+        let mut used = self.task.used();
+        let alone = !self.task.group.has_had_threads.load(Ordering::Relaxed);
+        let known = if alone { None } else { self.ctx.cpu_time(&mut self.regs) };
+        used.user = match known {
+            Some(user) => self.task.user_time.fetch_max(user, Ordering::Relaxed).max(user),
+            None => {
+                let user = self.task.group.used().user;
+                // What has been told once is never taken back.
+                self.task.user_time.fetch_max(user, Ordering::Relaxed).max(user)
+            }
+        };
+        used
     }
 }
 

@@ -169,6 +169,11 @@ pub trait AddressSpace: Send + Sync {
 
     /// Where the vDSO's ELF header is (`AT_SYSINFO_EHDR`) and how many bytes the vDSO has, if the platform has one.
     fn vdso(&self) -> Option<Range<u64>>;
+
+    /// Where old programs call gettimeofday(2), time(2) and getcpu(2) at fixed addresses (`[vsyscall]`), if the platform has that.
+    fn vsyscall(&self) -> Option<Range<u64>> {
+        None
+    }
 }
 
 /// One guest thread.
@@ -192,6 +197,12 @@ pub trait Context: Send {
     /// # Errors
     /// `EINVAL` when the image isn't one that the CPU would load.
     fn set_fp(&mut self, image: &[u8]) -> SysResult<()>;
+
+    /// CPU time that this guest thread has used so far, in nanoseconds; `None` when the platform can't tell. Makes registers valid
+    /// ([`Context::full`]); may cost microseconds.
+    fn cpu_time(&mut self, _regs: &mut UserRegs) -> Option<u64> {
+        None
+    }
 
     /// A handle that makes a running [`Context::switch`] come back.
     fn interrupter(&self) -> Arc<dyn Interrupter>;

@@ -93,6 +93,9 @@ pub const OP_RSEQ: u32 = 7;
 /// Have the host show `len` bytes of `Ctx::title` of slot 0 as the process's command line.
 pub const OP_DESCRIBE: u32 = 8;
 
+/// Store the thread's CPU time in [`Ctx::cpu_time`].
+pub const OP_CPU_TIME: u32 = 9;
+
 /// Creator commands ([`Ctx::cmd`]): start a thread in slot `cmd_arg`.
 pub const CMD_THREAD: u32 = 1;
 /// Fork: receives the child's slot file and socket first.
@@ -176,6 +179,8 @@ pub struct Ctx {
     pub frame: AtomicU64,
     /// FS base while in a handler.
     pub fs_base: AtomicU64,
+    /// CPU time of the thread in nanoseconds, when it was asked for.
+    pub cpu_time: AtomicU64,
     pub signo: AtomicI32,
     pub sigcode: AtomicI32,
     pub sigaddr: AtomicU64,

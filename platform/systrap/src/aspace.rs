@@ -292,4 +292,8 @@ impl AddressSpace for Space {
     fn vdso(&self) -> Option<Range<u64>> {
         Some(VDSO..VDSO + zygote::vdso_len())
     }
+
+    fn vsyscall(&self) -> Option<Range<u64>> {
+        zygote::VSYSCALL.get().cloned()
+    }
 }

@@ -8,7 +8,7 @@ use abi::{Errno, SysResult};
 use platform::{Context, Exit, Interrupter, Prot, UserRegs};
 use stub::layout::{
     ACTION_EXIT, ACTION_FULL, ACTION_MORE, ACTION_SET_FS, Ctx, Header, IDENT_CALLS, KIND_FAST, KIND_MORE, KIND_SIGNAL,
-    OP_CLOSE_RAW, Op, RING_NR, SIGINTERRUPT, STATE_GUEST, STATE_PARKED, STATE_RING, TEXT, TEXT_SIZE,
+    OP_CLOSE_RAW, OP_CPU_TIME, Op, RING_NR, SIGINTERRUPT, STATE_GUEST, STATE_PARKED, STATE_RING, TEXT, TEXT_SIZE,
 };
 use sync::Mutex;
 
@@ -158,15 +158,7 @@ impl GuestContext {
             }
         }
         // The stub's own copy of the listener is in the way of nobody, but guests must find no descriptor.
-        let ctx = process.slots.ctx(slot);
-        let close = Op { code: OP_CLOSE_RAW, addr: u64::from(number.cast_unsigned()), ..Op::default() };
-        // SAFETY: the first entry of the array, which is shared memory that only raw accesses touch.
-        unsafe { ctx.ops.as_ptr().cast_mut().write_volatile(close) };
-        ctx.nops.store(1, Ordering::Release);
-        ctx.action.store(ACTION_MORE, Ordering::Release);
-        context.answer();
-        if !matches!(context.wait(&mut initial), Event::More) {
-            process.kill();
+        if !context.run_op(Op { code: OP_CLOSE_RAW, addr: u64::from(number.cast_unsigned()), ..Op::default() }) {
             return Err(Errno::EAGAIN);
         }
         if let Some(image) = fp {
@@ -176,6 +168,22 @@ impl GuestContext {
             frame.write(&process.slots, regs);
         }
         Ok(context)
+    }
+
+    /// Has the stub, stopped in a frame, run one operation at once. False when it is gone or didn't.
+    fn run_op(&mut self, op: Op) -> bool {
+        let ctx = self.ctx();
+        // SAFETY: the first entry of the array, which is shared memory that only raw accesses touch.
+        unsafe { ctx.ops.as_ptr().cast_mut().write_volatile(op) };
+        ctx.nops.store(1, Ordering::Release);
+        ctx.action.store(ACTION_MORE, Ordering::Release);
+        self.answer();
+        let done = matches!(self.wait(&mut UserRegs::default()), Event::More);
+        if !done {
+            self.stopped = Stopped::Gone;
+            self.space.process.kill();
+        }
+        done
     }
 
     fn ctx(&self) -> &Ctx {
@@ -474,6 +482,13 @@ impl Context for GuestContext {
             Stopped::Frame(frame) => frame.set_fp(&self.space.process.slots, image),
             _ => Err(Errno::EINVAL),
         }
+    }
+
+    fn cpu_time(&mut self, regs: &mut UserRegs) -> Option<u64> {
+        if !self.full(regs) || !self.run_op(Op { code: OP_CPU_TIME, ..Op::default() }) {
+            return None;
+        }
+        Some(self.ctx().cpu_time.load(Ordering::Relaxed))
     }
 
     fn interrupter(&self) -> Arc<dyn Interrupter> {

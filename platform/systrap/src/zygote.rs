@@ -4,7 +4,9 @@
 //! then only runs the blob.
 
 use std::fs;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
 use abi::{Errno, SysResult};
@@ -29,6 +31,9 @@ pub fn header() -> Header {
     Header { creator, fast_entry, publish, answered, tail, tail_end, full_ud2, fast_end, hello_ud2, handler, restorer }
 }
 
+/// The host's vsyscall page, which every process has. The host makes the calls in it, which its filters stop as others.
+pub static VSYSCALL: OnceLock<Range<u64>> = OnceLock::new();
+
 /// The host's vDSO and its data pages.
 pub struct HostVdso {
     /// Start and end of each mapping in this process.
@@ -47,11 +52,15 @@ pub fn host_vdso() -> SysResult<HostVdso> {
     let mut code = 0;
     for line in maps.lines() {
         let name = line.rsplit(' ').next().unwrap_or_default();
-        if !matches!(name, "[vvar]" | "[vvar_vclock]" | "[vdso]") {
+        if !matches!(name, "[vvar]" | "[vvar_vclock]" | "[vdso]" | "[vsyscall]") {
             continue;
         }
         let (start, end) = line.split(' ').next().and_then(|range| range.split_once('-')).ok_or(Errno::ENOEXEC)?;
         let parse = |text| u64::from_str_radix(text, 16).map_err(|_| Errno::ENOEXEC);
+        if name == "[vsyscall]" {
+            let _ = VSYSCALL.set(parse(start)?..parse(end)?);
+            continue;
+        }
         ranges.push((parse(start)?, parse(end)?));
         if name == "[vdso]" {
             code = parse(start)?;

@@ -41,6 +41,7 @@ mod strace;
 mod syslog;
 mod sysv;
 mod time;
+mod timers;
 mod xattr;
 
 use abi::{Errno, SysResult, nr};
@@ -109,6 +110,7 @@ const AREAS: &[&[Entry]] = &[
     stat::ENTRIES,
     syslog::ENTRIES,
     time::ENTRIES,
+    timers::ENTRIES,
     xattr::ENTRIES,
 ];
 

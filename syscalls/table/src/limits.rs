@@ -17,7 +17,7 @@ pub const ENTRIES: &[Entry] = &[
     partial(nr::PRLIMIT64, prlimit, NOTE),
     full(nr::GETRLIMIT, |t, a| prlimit(t, [0, a[0], 0, a[1], 0, 0])),
     partial(nr::SETRLIMIT, |t, a| prlimit(t, [0, a[0], a[1], 0, 0, 0]), NOTE),
-    partial(nr::GETRUSAGE, getrusage, "a thread shows its process; no block operations"),
+    partial(nr::GETRUSAGE, getrusage, "no block operations, no signals and messages"),
 ];
 
 /// Most descriptors that a limit may allow (fs.nr_open).
@@ -49,6 +49,9 @@ fn prlimit(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         if let Some(slot) = group.limits.lock().get_mut(index) {
             *slot = new;
         }
+        if int(resource).cast_unsigned() == c::RLIMIT_CPU {
+            t.task.kernel.watch_cpu_limit(&group);
+        }
     }
     if old != 0 {
         t.mm.write_obj(old, &before)?;
@@ -70,11 +73,10 @@ fn target(t: &Current, pid: i32) -> SysResult<Arc<Group>> {
 }
 
 fn getrusage(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
-    let group = &t.task.group;
     let used = match int(a[0]) {
-        c::RUSAGE_SELF => group.used(),
-        c::RUSAGE_CHILDREN => group.usage.lock().children,
-        c::RUSAGE_THREAD => group.used(),
+        c::RUSAGE_SELF => t.task.group.used(),
+        c::RUSAGE_CHILDREN => t.task.group.usage.lock().children,
+        c::RUSAGE_THREAD => t.cpu_time(),
         _ => return Err(Errno::EINVAL),
     };
     t.mm.write_obj(a[1], &rusage(used))?;

@@ -28,6 +28,7 @@ mod signal;
 mod socket;
 mod sysv;
 mod time;
+mod timers;
 mod transfer;
 
 /// All of them.
@@ -59,6 +60,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         socket::CASES,
         sysv::CASES,
         time::CASES,
+        timers::CASES,
         transfer::CASES,
     ]
     .into_iter()
