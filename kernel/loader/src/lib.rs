@@ -117,12 +117,15 @@ pub fn load(platform: &dyn Platform, caller: &Caller, mut program: Program, iden
     }
     let name = program.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     let comm = name.get(..name.len().min(15)).unwrap_or_default().to_vec();
+    let called = program.path.clone();
     for _ in 0..MAX_SCRIPTS {
         let file = Executable::open(&program.file, caller)?;
         let mut head = [0; 256];
         let len = file.read(0, &mut head)?;
         let Some(found) = script(head.get(..len).unwrap_or_default()) else {
             let identity = identify(&program.file)?;
+            // For AT_EXECFN a script is called by its own name.
+            program.path = called;
             return image(platform, caller, &program, &file, comm, identity);
         };
         let (interpreter, argument) = found?;

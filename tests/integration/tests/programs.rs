@@ -38,6 +38,10 @@ fn interpreters_and_compilers() {
         "perl -e 'print join(\",\", map { $_ ** 2 } 1..10), \"\\n\"; my $p = fork; if (!$p) { exit 3 } waitpid $p, 0; print $? >> 8, \"\\n\"'",
     );
     same("python3 -c 'print(sum(range(10**6)))'");
+    // AT_EXECFN of a script is the script.
+    same(
+        "cd /tmp && printf '#!/usr/bin/env python3\\nimport ctypes\\nf=ctypes.CDLL(None).getauxval\\nf.restype=ctypes.c_char_p\\nprint(f(31))\\n' > palisade-script && chmod +x palisade-script && ./palisade-script; rm palisade-script",
+    );
     same(
         "python3 -c '\nimport threading\nn=[0]\nl=threading.Lock()\ndef f():\n  for _ in range(1000):\n    with l: n[0]+=1\nt=[threading.Thread(target=f) for _ in range(8)]\n[x.start() for x in t]; [x.join() for x in t]; print(n)'",
     );
