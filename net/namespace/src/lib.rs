@@ -7,6 +7,7 @@ use std::sync::Arc;
 use abi::{Errno, SysResult, c};
 use auth::UserNamespace;
 use inet::Stack;
+use netlink::Hub;
 use socket::{Caller, Socket};
 use task::NetNamespace;
 use unix::{Kind, Names, Unix};
@@ -17,19 +18,25 @@ pub struct Namespace {
     user_ns: Arc<UserNamespace>,
     pub unix: Arc<Names>,
     pub inet: Arc<Stack>,
+    netlink: Arc<Hub>,
 }
 
 impl Namespace {
     /// The first namespace, whose loopback interface is up.
     #[must_use]
     pub fn first(user_ns: Arc<UserNamespace>) -> Self {
-        Self { inet: Stack::with_loopback(), ..Self::new(user_ns) }
+        Self::with(user_ns, Stack::with_loopback())
     }
 
     /// A namespace of a user namespace, with a loopback interface that is down.
     #[must_use]
     pub fn new(user_ns: Arc<UserNamespace>) -> Self {
-        Self { ino: auth::new_inum(), user_ns, unix: Arc::default(), inet: Arc::default() }
+        Self::with(user_ns, Arc::default())
+    }
+
+    fn with(user_ns: Arc<UserNamespace>, inet: Arc<Stack>) -> Self {
+        let unix = Arc::<Names>::default();
+        Self { ino: auth::new_inum(), user_ns, netlink: Hub::new(inet.clone(), unix.clone()), unix, inet }
     }
 
     /// The namespace behind what a task has.
@@ -46,6 +53,7 @@ impl Namespace {
     /// `EAFNOSUPPORT`, `ESOCKTNOSUPPORT`, `EPROTONOSUPPORT`, `EPERM`, `EINVAL`.
     pub fn socket(&self, caller: &dyn Caller, domain: i32, kind: i32, protocol: i32) -> SysResult<Arc<dyn Socket>> {
         match domain {
+            c::AF_NETLINK => Ok(self.netlink.socket(kind, protocol)?),
             c::AF_INET | c::AF_INET6 => inet::socket(&self.inet, caller, domain, kind, protocol),
             c::AF_UNIX => Ok(Unix::new(&self.unix, unix_kind(kind, protocol)?)),
             _ => Err(Errno::EAFNOSUPPORT),
@@ -63,6 +71,21 @@ impl Namespace {
         }
         self.socket(caller, domain, kind, protocol)?.close();
         Err(Errno::EOPNOTSUPP)
+    }
+}
+
+impl Namespace {
+    /// /proc/net/netlink
+    fn netlink_text(&self) -> Vec<u8> {
+        let mut out = "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n".to_owned();
+        for (protocol, port, groups, ino) in self.netlink.list() {
+            let groups = groups & 0xffff_ffff;
+            out.push_str(&format!(
+                "{:016x} {protocol:<3} {port:<10} {groups:08x} 0        0        0     2        0        {ino}\n",
+                0
+            ));
+        }
+        out.into_bytes()
     }
 }
 
@@ -132,9 +155,7 @@ impl NetNamespace for Namespace {
             ),
             // What there is none of.
             "packet" => Some(b"sk       RefCnt Type Proto  Iface R Rmem   User   Inode\n".to_vec()),
-            "netlink" => {
-                Some(b"sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n".to_vec())
-            }
+            "netlink" => Some(self.netlink_text()),
             _ => self.inet.text(name),
         }
     }

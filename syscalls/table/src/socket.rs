@@ -25,7 +25,7 @@ use caller::TaskCaller;
 pub use message::{read, write};
 
 pub const ENTRIES: &[Entry] = &[
-    partial(nr::SOCKET, socket, "AF_UNIX, AF_INET and AF_INET6"),
+    partial(nr::SOCKET, socket, "AF_UNIX, AF_INET, AF_INET6, AF_NETLINK"),
     full(nr::SOCKETPAIR, socketpair),
     full(nr::BIND, |t, a| {
         let address = get_address(t, a[1], a[2])?;

@@ -19,6 +19,7 @@ mod mem;
 mod membarrier;
 mod mount;
 mod namespaces;
+mod netlink;
 mod path;
 mod perm;
 mod process;
@@ -51,6 +52,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         membarrier::CASES,
         mount::CASES,
         namespaces::CASES,
+        netlink::CASES,
         path::CASES,
         perm::CASES,
         process::CASES,
