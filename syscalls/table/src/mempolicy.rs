@@ -37,9 +37,9 @@ const WEIGHTED_INTERLEAVE: i32 = 6;
 const NUMA_BALANCING: u32 = 1 << 13;
 const MODE_FLAGS: u32 = (c::MPOL_F_STATIC_NODES | c::MPOL_F_RELATIVE_NODES).cast_unsigned() | NUMA_BALANCING;
 
-/// A mask of `bits - 1` nodes, as the calls count them.
+/// A mask of `bits - 1` nodes, as the calls count them: no bits are too many.
 fn mask(t: &Current, addr: u64, bits: u64) -> SysResult<u64> {
-    let bits = bits.saturating_sub(1);
+    let bits = bits.wrapping_sub(1);
     if bits == 0 || addr == 0 {
         return Ok(0);
     }
