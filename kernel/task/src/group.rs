@@ -86,6 +86,7 @@ fn first_limits() -> [Rlimit; 16] {
         (c::RLIMIT_NOFILE, 1024, 1 << 20),
         (c::RLIMIT_MEMLOCK, 8 << 20, 8 << 20),
         (c::RLIMIT_SIGPENDING, 16384, 16384),
+        (c::RLIMIT_MSGQUEUE, 819_200, 819_200),
         (c::RLIMIT_NICE, 0, 0),
         (c::RLIMIT_RTPRIO, 0, 0),
     ];

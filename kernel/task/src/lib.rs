@@ -40,7 +40,7 @@ pub use group::{Actions, Group, Signals};
 pub use jobs::{Jobs, ProcessGroup, Session, Terminal};
 pub use kernel::{Kernel, OnExit, ProcessRequest, Quota, RELEASE, VERSION};
 pub use net::NetNamespace;
-pub use ns::{CgroupNamespace, IpcNamespace, MAX_NAME, Namespace, Namespaces, NsFile, Pid, PidNamespace, UtsNamespace};
+pub use ns::{CgroupNamespace, IpcNamespace, MAX_NAME, Namespace, Namespaces, NsFile, Pid, PidNamespace, QueueFs, UtsNamespace};
 pub use pending::{Pending, Source};
 pub use sched::{CpuSet, Scheduled, Scheduling};
 pub use seccomp::{Answer, FilterOptions, Filters, Invocation, Listener, Notifier, Refused};

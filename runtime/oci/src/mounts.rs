@@ -97,8 +97,9 @@ fn one(bundle: &Path, mount: &spec::Mount) -> Result<Mount> {
             Source::Tmpfs { mode: mode.and_then(|mode| u32::from_str_radix(mode, 8).ok()).unwrap_or(0o1777) }
         }
         "sysfs" => Source::Empty,
+        "mqueue" => Source::Queues,
         // Nothing answers there yet: programs find an empty directory, as on a machine without.
-        "devpts" | "mqueue" | "cgroup" | "cgroup2" => Source::Empty,
+        "devpts" | "cgroup" | "cgroup2" => Source::Empty,
         other => bail!("type: {other:?} isn't supported"),
     };
     Ok(Mount { target, source })

@@ -25,6 +25,8 @@ pub enum Source {
         mode: u32,
     },
     Proc,
+    /// POSIX message queues.
+    Queues,
     /// The devices of /dev.
     Devices,
     /// An empty directory that nothing can be made in.

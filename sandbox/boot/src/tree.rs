@@ -98,6 +98,7 @@ fn open(mount: &Mount) -> io::Result<Prepared> {
 pub fn assemble(mounts: Vec<Prepared>, kernel: &Arc<Kernel>) -> SysResult<Arc<MountNamespace>> {
     let filesystems = &kernel.filesystems;
     filesystems.register(Arc::new(procfs::ProcFs { kernel: kernel.clone() }));
+    filesystems.register(Arc::new(task::QueueFs { kernel: kernel.clone() }));
     let (log, started) = (kernel.log.clone(), kernel.started);
     let devices: Arc<DeviceOpener> = Arc::new(move |kind, rdev| devfs::open(kind, rdev, &log, started));
     for name in ["tmpfs", "ramfs"] {
@@ -120,6 +121,10 @@ pub fn assemble(mounts: Vec<Prepared>, kernel: &Arc<Kernel>) -> SysResult<Arc<Mo
                         let request = MountRequest { source: b"proc", options: Vec::new(), flags, caller: &caller };
                         filesystems.get(b"proc")?.mount(&request)?
                     }
+                    Opened::Internal(Source::Queues) => {
+                        let request = MountRequest { source: b"mqueue", options: Vec::new(), flags, caller: &caller };
+                        filesystems.get(b"mqueue")?.mount(&request)?
+                    }
                     what => dentry(what, false, &devices)?,
                 };
                 let at = place(&caller, &mount.target, root.is_dir())?;
@@ -135,7 +140,7 @@ fn flags(what: &Opened) -> u64 {
     let usual = c::MS_NOSUID | c::MS_NODEV | c::MS_NOEXEC | c::MS_RELATIME;
     match what {
         Opened::Directory(_, _, Writes::No) | Opened::File(_, _, Writes::No) => c::MS_RDONLY | c::MS_RELATIME,
-        Opened::Internal(Source::Proc) => usual,
+        Opened::Internal(Source::Proc | Source::Queues) => usual,
         Opened::Internal(Source::Devices) => c::MS_NOSUID | c::MS_RELATIME,
         Opened::Internal(Source::Empty) => usual | c::MS_RDONLY,
         _ => c::MS_RELATIME,
@@ -146,6 +151,7 @@ fn source(what: &Opened) -> &'static [u8] {
     match what {
         Opened::Directory(..) | Opened::File(..) => b"none",
         Opened::Internal(Source::Proc) => b"proc",
+        Opened::Internal(Source::Queues) => b"mqueue",
         Opened::Internal(Source::Empty) => b"sysfs",
         Opened::Internal(_) => b"tmpfs",
     }

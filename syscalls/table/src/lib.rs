@@ -23,6 +23,7 @@ mod mem;
 mod membarrier;
 mod mempolicy;
 mod mount;
+mod mq;
 mod msg;
 mod namespaces;
 mod path;
@@ -94,6 +95,7 @@ const AREAS: &[&[Entry]] = &[
     membarrier::ENTRIES,
     mempolicy::ENTRIES,
     mount::ENTRIES,
+    mq::ENTRIES,
     msg::ENTRIES,
     namespaces::ENTRIES,
     path::ENTRIES,

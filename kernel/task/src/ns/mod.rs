@@ -23,7 +23,7 @@ use crate::kernel::Kernel;
 use crate::net::NetNamespace;
 use crate::tasks::Task;
 
-pub use ipc::IpcNamespace;
+pub use ipc::{IpcNamespace, QueueFs};
 pub use nsfs::NsFile;
 pub use pid::{Pid, PidNamespace};
 pub use uts::{MAX_NAME, UtsNamespace};

@@ -18,6 +18,7 @@ mod mapping;
 mod mem;
 mod membarrier;
 mod mount;
+mod mq;
 mod namespaces;
 mod netlink;
 mod path;
@@ -49,6 +50,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         mapping::CASES,
         log::CASES,
         mem::CASES,
+        mq::CASES,
         membarrier::CASES,
         mount::CASES,
         namespaces::CASES,
