@@ -1,5 +1,6 @@
 //! Credentials of a task (credentials(7)).
 
+use std::any::Any;
 use std::sync::Arc;
 
 use crate::caps::{CapSet, Capability};
@@ -46,6 +47,8 @@ pub struct Credentials {
     pub bounding: CapSet,
     pub ambient: CapSet,
     pub securebits: Securebits,
+    /// What it has given up for good (landlock(7)), kept by who checks it.
+    pub domain: Option<Arc<dyn Any + Send + Sync>>,
     /// The account of the real user.
     pub user: Arc<User>,
     /// What the capabilities are good for: this namespace and those below it.
@@ -80,6 +83,7 @@ impl Credentials {
             bounding: CapSet::ALL,
             ambient: CapSet::EMPTY,
             securebits: Securebits::default(),
+            domain: None,
             user: user_ns.user(uid),
             user_ns,
         }

@@ -41,6 +41,10 @@ impl Task {
             let shared = target.lock();
             (shared.credentials.clone(), shared.mm.clone())
         };
+        // Who has given something up must not get at those who haven't.
+        if vfs::landlock::Domain::of(&who).is_some_and(|own| !own.holds(vfs::landlock::Domain::of(&other))) {
+            return false;
+        }
         let (uid, gid, caps) = match access {
             Access::Files => (who.fsuid, who.fsgid, who.effective),
             Access::Real => (who.ruid, who.rgid, who.permitted),

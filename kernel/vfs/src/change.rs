@@ -8,6 +8,7 @@ use auth::{Capability, Credentials, Kgid, Kuid};
 
 use crate::caller::Caller;
 use crate::inode::{Attr, Inode, SetAttr};
+use crate::landlock;
 use crate::notify::{self, event};
 use crate::path::Path;
 use crate::permission::{Access, capable, owns, strip_sgid, without_set_ids};
@@ -135,6 +136,7 @@ impl Caller {
         }
         at.mount.check_writable()?;
         at.inode().permission(&self.who, Access::WRITE)?;
+        landlock::may(&self.who, at, landlock::fs::TRUNCATE)?;
         self.resize(at.inode(), size)?;
         notify::changed(at, event::MODIFY);
         Ok(())
@@ -173,6 +175,7 @@ impl Caller {
             return Err(Errno::EACCES);
         }
         at.inode().permission(&self.who, Access::EXEC)?;
+        landlock::may(&self.who, at, landlock::fs::EXECUTE)?;
         let attr = at.inode().attr()?;
         if attr.mode & 0o111 == 0 { Err(Errno::EACCES) } else { Ok(attr) }
     }

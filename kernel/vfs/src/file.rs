@@ -1,7 +1,7 @@
 //! Open file descriptions.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use abi::poll::PollEvents;
@@ -203,6 +203,8 @@ struct Rare {
     /// What sends the owner signals (O_ASYNC).
     signals: Mutex<Option<WaitEntry>>,
     attached: OnceLock<Arc<Attached>>,
+    /// Who opened it had given up changing its size (landlock(7)).
+    fixed_size: AtomicBool,
 }
 
 /// An open file description (open(2)).
@@ -260,6 +262,17 @@ impl File {
         }
         let rare = OnceLock::new();
         Arc::new(Self { ops, path, inode, flags: AtomicI32::new(flags), cursor: Mutex::default(), _access: access, writer, rare })
+    }
+
+    /// Whoever has it may not change its size by it (landlock(7)).
+    pub(crate) fn fix_size(&self) {
+        self.rare().fixed_size.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its size may be changed by it.
+    #[must_use]
+    pub fn may_resize(&self) -> bool {
+        !self.rare.get().is_some_and(|rare| rare.fixed_size.load(Ordering::Relaxed))
     }
 
     /// Tells who watches the file what has been done with it (`IN_*`).

@@ -14,6 +14,7 @@ mod dentry;
 mod fdtable;
 mod file;
 mod inode;
+pub mod landlock;
 mod layer;
 mod lease;
 mod lock;

@@ -14,6 +14,7 @@ use crate::acl;
 use crate::caller::Caller;
 use crate::dentry::{Dentry, NAME_MAX};
 use crate::inode::NewNode;
+use crate::landlock;
 use crate::notify;
 use crate::path::Path;
 use crate::permission::{may_create, may_delete, owns, strip_sgid};
@@ -80,6 +81,7 @@ impl Caller {
             return Err(Errno::ENOENT);
         }
         at.parent.mount.check_writable()?;
+        landlock::may_make(&self.who, &at.parent, kind)?;
         // The device that overlays hide names by (whiteouts) is nobody's.
         let device = kind == c::S_IFBLK || kind == c::S_IFCHR && rdev != 0;
         if device {
@@ -112,6 +114,10 @@ impl Caller {
             return Err(Errno::EXDEV);
         }
         at.parent.mount.check_writable()?;
+        let parent = source.dentry.parent().map(|parent| source.with(parent));
+        if let Some(parent) = parent {
+            landlock::may_refer(&self.who, (&parent, source.dentry.kind()), (&at.parent, None), false, false)?;
+        }
         self.may_link(source)?;
         may_create(&self.who, dir)?;
         if !Arc::ptr_eq(source.dentry.superblock(), dir.superblock()) {
@@ -158,6 +164,7 @@ impl Caller {
         if at.slash && !rmdir {
             return Err(if child.is_dir() { Errno::EISDIR } else { Errno::ENOTDIR });
         }
+        landlock::may_remove(&self.who, &at.parent, if rmdir { c::S_IFDIR } else { c::S_IFREG })?;
         may_delete(&self.who, dir, &child, rmdir)?;
         let _below = rmdir.then(|| child.lock());
         if child.is_mountpoint() {
@@ -208,6 +215,8 @@ impl Caller {
         if target.as_ref().is_some_and(|target| same_inode(&child, target)) {
             return Ok(());
         }
+        let replaced = target.as_ref().map(|target| target.kind());
+        landlock::may_refer(&self.who, (&from.parent, child.kind()), (&to.parent, replaced), true, exchange)?;
         self.may_rename(dir, &child, new_dir, target.as_ref(), exchange)?;
         if child.is_mountpoint() || target.as_ref().is_some_and(|target| target.is_mountpoint()) {
             return Err(Errno::EBUSY);

@@ -10,6 +10,7 @@ use crate::caller::Caller;
 use crate::dentry::Dentry;
 use crate::file::{File, FileOps};
 use crate::inode::Inode;
+use crate::landlock;
 use crate::mount::WriteAccess;
 use crate::names::create_locked;
 use crate::notify::{self, event};
@@ -104,6 +105,19 @@ impl OpenHow {
         self.flags & c::O_ACCMODE != c::O_RDONLY
     }
 
+    /// What a landlocked program needs to be allowed.
+    fn rights(&self, dir: bool) -> u64 {
+        if dir {
+            return if self.flags & c::O_ACCMODE == c::O_WRONLY { 0 } else { landlock::fs::READ_DIR };
+        }
+        let rights = match self.flags & c::O_ACCMODE {
+            c::O_RDONLY => landlock::fs::READ_FILE,
+            c::O_WRONLY => landlock::fs::WRITE_FILE,
+            _ => landlock::fs::READ_FILE | landlock::fs::WRITE_FILE,
+        };
+        if self.has(c::O_TRUNC) { rights | landlock::fs::TRUNCATE } else { rights }
+    }
+
     /// What must be allowed.
     fn access(&self) -> Access {
         let mode = match self.flags & c::O_ACCMODE {
@@ -164,6 +178,7 @@ impl Caller {
             }
             Err(Errno::ENOENT) => {
                 at.parent.mount.check_writable()?;
+                landlock::may_make(&self.who, &at.parent, c::S_IFREG)?;
                 let made = create_locked(self, dir, &at.name, c::S_IFREG | how.mode, 0, Vec::new())?;
                 Ok((at.parent.with(made), true))
             }
@@ -200,6 +215,7 @@ impl Caller {
         if !made {
             self.may_open(at, how)?;
         }
+        landlock::may(&self.who, at, how.rights(dentry.is_dir()))?;
         let special = !matches!(dentry.kind(), c::S_IFREG | c::S_IFDIR);
         if (how.writes() || how.has(c::O_TRUNC)) && !special {
             access = Some(at.mount.write_access()?);
@@ -210,6 +226,9 @@ impl Caller {
         // Whoever has the capability here has it over all files that its namespace knows.
         let writer = (access.is_some() && !self.who.has_capability(Capability::FSETID)).then(|| self.who.clone());
         let file = File::with_access(ops, Some(at.clone()), how.flags, access, writer);
+        if how.writes() && landlock::may(&self.who, at, landlock::fs::TRUNCATE).is_err() {
+            file.fix_size();
+        }
         notify::happened(dentry, event::OPEN, true);
         if how.has(c::O_TRUNC) && !made && !special {
             notify::changed(at, event::MODIFY);

@@ -84,6 +84,9 @@ fn ftruncate(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     if file.flags() & c::O_ACCMODE == c::O_RDONLY || inode.kind()? != c::S_IFREG {
         return Err(Errno::EINVAL);
     }
+    if !file.may_resize() {
+        return Err(Errno::EACCES);
+    }
     t.caller().resize(inode, size)?;
     if let Some(path) = &file.path {
         notify::changed(path, event::MODIFY);

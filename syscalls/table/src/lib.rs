@@ -17,6 +17,7 @@ mod futex2;
 mod ident;
 mod inotify;
 mod io;
+mod landlock;
 mod limits;
 mod lock;
 mod mem;
@@ -90,6 +91,7 @@ const AREAS: &[&[Entry]] = &[
     inotify::ENTRIES,
     io::ENTRIES,
     lock::ENTRIES,
+    landlock::ENTRIES,
     limits::ENTRIES,
     mem::ENTRIES,
     membarrier::ENTRIES,

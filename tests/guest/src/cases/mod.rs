@@ -12,6 +12,7 @@ mod ident;
 mod inet;
 mod inotify;
 mod jobs;
+mod landlock;
 mod lock;
 mod log;
 mod mapping;
@@ -53,6 +54,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         mq::CASES,
         membarrier::CASES,
         mount::CASES,
+        landlock::CASES,
         namespaces::CASES,
         netlink::CASES,
         path::CASES,
