@@ -8,6 +8,7 @@ mod cpuinfo;
 mod ipc;
 mod memory;
 mod mounts;
+mod netsys;
 mod process;
 mod status;
 mod system;

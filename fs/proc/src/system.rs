@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use abi::{SysResult, c};
 use task::{Kernel, RELEASE, Task, UtsNamespace, VERSION};
 
-use crate::{Proc, TICK, cpuinfo, ipc, uuid};
+use crate::{Proc, TICK, cpuinfo, ipc, netsys, uuid};
 
 /// A node of the fixed tree.
 pub struct Entry {
@@ -44,7 +44,7 @@ const fn link(name: &'static str, ino: u64, make: Make) -> Entry {
     Entry { name, ino, body: Body::Link(make) }
 }
 
-const fn dir(name: &'static str, ino: u64, entries: &'static [Entry]) -> Entry {
+pub const fn dir(name: &'static str, ino: u64, entries: &'static [Entry]) -> Entry {
     Entry { name, ino, body: Body::Dir(entries) }
 }
 
@@ -70,7 +70,7 @@ pub static ROOT: Entry = dir(
     ],
 );
 
-const SYS: &[Entry] = &[dir("kernel", 21, KERNEL), dir("vm", 22, VM), dir("fs", 23, FS)];
+const SYS: &[Entry] = &[dir("kernel", 21, KERNEL), dir("vm", 22, VM), dir("fs", 23, FS), dir("net", 24, netsys::DIR)];
 
 const KERNEL: &[Entry] = &[
     file("osrelease", 30, |_| text(format!("{RELEASE}\n"))),
@@ -121,7 +121,7 @@ fn filesystems(proc: &Proc) -> SysResult<Vec<u8>> {
     text(proc.kernel.filesystems.list().iter().map(line).collect::<String>())
 }
 
-fn text(text: impl Into<Vec<u8>>) -> SysResult<Vec<u8>> {
+pub fn text(text: impl Into<Vec<u8>>) -> SysResult<Vec<u8>> {
     Ok(text.into())
 }
 

@@ -180,6 +180,17 @@ impl Udp {
         self.ip.common.set_error(errno);
     }
 
+    /// A datagram that no packet could carry, for those who want to know (`SO_EE_ORIGIN_LOCAL`; of IPv6 only).
+    fn too_large(&self, to: SocketAddr, found: &Found) {
+        let (level, name) = if self.ip.is_v6() { (c::SOL_IPV6, c::IPV6_RECVERR) } else { (c::SOL_IP, c::IP_RECVERR) };
+        if to.is_ipv6() && self.ip.is(level, name) {
+            let info = found.mtu;
+            let data = Vec::new();
+            let error = SendError { errno: Errno::EMSGSIZE, origin: 1, kind: 0, code: 0, info, offender: None, to, data };
+            self.inbox.push_error(error);
+        }
+    }
+
     fn accepts(&self, datagram: &Datagram, device_of: u32) -> Option<u32> {
         let device = self.ip.common.device();
         if device != 0 && device != device_of && device != datagram.link {
@@ -444,7 +455,7 @@ impl Socket for Udp {
         if message.flags & c::MSG_OOB != 0 {
             return Err(Errno::EOPNOTSUPP);
         }
-        if buf.remaining() > 65535 {
+        if buf.remaining() > 65535 && !self.ip.is_v6() {
             return Err(Errno::EMSGSIZE);
         }
         let control = SendControl::parse(&self.ip, message.control)?;
@@ -464,6 +475,7 @@ impl Socket for Udp {
         }
         let before = state.held.as_ref().map_or(0, |(_, data)| data.len());
         if before + buf.remaining() > if to.is_ipv4() { MAX_V4 } else { MAX_V6 } {
+            self.too_large(to, &found);
             return Err(Errno::EMSGSIZE);
         }
         let mut data = state.held.take().map(|(_, data)| data).unwrap_or_default();
