@@ -1,30 +1,48 @@
 //! Files and directories.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};
 
 use abi::structs::{Statfs, Timespec};
 use abi::{Errno, SysResult, c};
-use rustix::fs::{AtFlags, Dir, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timestamps, Uid};
+use pipe::{Pipe, PipeEnd};
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timestamps, Uid};
 use sync::Mutex;
 use usermem::HostFile;
-use vfs::{Attr, Caching, Dentry, DirEntry, FileOps, Inode, NewNode, Plain, Rename, SetAttr, SuperBlock, new_dev};
+use vfs::{
+    Acl, Attr, Caching, Dentry, DirEntry, Endpoint, FileOps, Inode, NewNode, Rename, SetAttr, SuperBlock, SuperOps, new_dev,
+};
 
 use crate::regular::HostRegular;
 
-struct Root {
+pub(crate) struct Root {
     fd: OwnedFd,
     dev: u64,
     writable: bool,
     /// Nobody else changes it: what has been looked up is remembered.
     exclusive: bool,
+    /// Its filesystem has no access lists.
+    pub(crate) no_lists: AtomicBool,
 }
 
 impl Root {
     /// Whether attributes stay what they are.
     fn is_constant(&self) -> bool {
         self.exclusive && !self.writable
+    }
+}
+
+struct Ops(Arc<Root>);
+
+impl SuperOps for Ops {
+    fn sync(&self) -> SysResult<()> {
+        if self.0.writable {
+            rustix::fs::syncfs(&self.0.fd)?;
+        }
+        Ok(())
     }
 }
 
@@ -37,7 +55,7 @@ struct Place {
 
 /// A file or directory below a host directory.
 pub struct HostInode {
-    root: Arc<Root>,
+    pub(crate) root: Arc<Root>,
     /// `None`: the root itself.
     place: Mutex<Option<Place>>,
     /// A directory, once something below it has been looked at: it stays the same one wherever it is moved.
@@ -48,6 +66,28 @@ pub struct HostInode {
     id: OnceLock<(u64, u64)>,
     /// Attributes, where they don't change.
     known: OnceLock<Attr>,
+    /// What goes through a fifo or a socket stays inside: the host has only the name.
+    pipe: OnceLock<Arc<Pipe>>,
+    endpoint: Endpoint,
+    /// Open for reading, in case that somebody opens it again; see [`keep`].
+    reading: Mutex<Option<Arc<HostFile>>>,
+}
+
+/// Files of directories that don't change that are kept open, at most.
+const MAX_KEPT: usize = 256;
+static KEPT: Mutex<VecDeque<Weak<HostInode>>> = Mutex::new(VecDeque::new());
+
+/// Keeps a file open, and closes the one that has been kept for longest.
+fn keep(inode: &Arc<HostInode>, file: &Arc<HostFile>) {
+    *inode.reading.lock() = Some(file.clone());
+    let mut queue = KEPT.lock();
+    queue.push_back(Arc::downgrade(inode));
+    let oldest = if queue.len() > MAX_KEPT { queue.pop_front() } else { None };
+    drop(queue);
+    if let Some(oldest) = oldest.and_then(|oldest| oldest.upgrade()) {
+        let closed = oldest.reading.lock().take();
+        drop(closed);
+    }
 }
 
 /// What the host calls its filesystem, if it is a common one.
@@ -91,7 +131,7 @@ impl HostInode {
     /// changes them.
     #[must_use]
     pub fn root(fd: OwnedFd, writable: bool, exclusive: bool) -> Arc<Self> {
-        Arc::new(Self::new(Arc::new(Root { fd, dev: new_dev(), writable, exclusive }), None))
+        Arc::new(Self::new(Arc::new(Root { fd, dev: new_dev(), writable, exclusive, no_lists: AtomicBool::new(false) }), None))
     }
 
     /// The file called `name` in the directory that `fd` is open on.
@@ -110,7 +150,7 @@ impl HostInode {
     /// What the host says of its attributes.
     pub fn dentry(self: Arc<Self>) -> SysResult<Arc<Dentry>> {
         let (dev, kind) = (self.root.dev, kind_name(rustix::fs::fstatfs(&self.root.fd)?.f_type));
-        Dentry::root(SuperBlock::new(kind, dev, Box::new(Plain)), self)
+        Dentry::root(SuperBlock::new(kind, dev, Box::new(Ops(self.root.clone()))), self)
     }
 
     fn new(root: Arc<Root>, place: Option<Place>) -> Self {
@@ -121,6 +161,9 @@ impl HostInode {
             opened: Mutex::default(),
             id: OnceLock::new(),
             known: OnceLock::new(),
+            pipe: OnceLock::new(),
+            endpoint: Endpoint::default(),
+            reading: Mutex::default(),
         }
     }
 
@@ -158,7 +201,7 @@ impl HostInode {
 
     /// Opens it on the host if it is a regular file, or with `dir` a directory: fifos, sockets and devices of the host are none of the
     /// guest's. Looked at before, so that opening has no effect on them, and after, because the name may lead elsewhere by then.
-    fn open_kind(&self, flags: OFlags, dir: bool) -> SysResult<OwnedFd> {
+    pub(crate) fn open_kind(&self, flags: OFlags, dir: bool) -> SysResult<OwnedFd> {
         let fits = |kind: u32| kind == c::S_IFREG || dir && kind == c::S_IFDIR;
         if self.root.is_constant() {
             // What it is doesn't change, either.
@@ -246,6 +289,23 @@ impl Inode for HostInode {
         if writes && !self.root.writable {
             return Err(Errno::EROFS);
         }
+        if self.attr()?.kind() == c::S_IFIFO {
+            let mode = flags & c::O_ACCMODE;
+            let pipe = self.pipe.get_or_init(Arc::default);
+            return Ok(PipeEnd::open(pipe, mode != c::O_WRONLY, mode != c::O_RDONLY));
+        }
+        if self.root.is_constant() {
+            let kept = self.reading.lock().clone();
+            let file = match kept {
+                Some(file) => file,
+                None => {
+                    let file = HostFile::new(self.open_kind(OFlags::RDONLY, false)?, false);
+                    keep(&self, &file);
+                    file
+                }
+            };
+            return Ok(Arc::new(HostRegular { file, dev: self.root.dev }));
+        }
         let fd = self.open_kind(if writes { OFlags::RDWR } else { OFlags::RDONLY }, false)?;
         if flags & c::O_TRUNC != 0 {
             rustix::fs::ftruncate(&fd, 0)?;
@@ -260,12 +320,28 @@ impl Inode for HostInode {
     fn create(self: Arc<Self>, name: &[u8], node: &NewNode) -> SysResult<Arc<dyn Inode>> {
         let dir = self.writable_dir()?;
         let mode = Mode::from_raw_mode(node.mode & 0o7777);
+        let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
         match node.mode & c::S_IFMT {
-            c::S_IFREG => drop(open_at(dir, name, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY, mode)?),
+            c::S_IFREG => {
+                let fd = open_at(dir, name, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY, mode)?;
+                if (node.uid, node.gid) != (0, 0)
+                    && rustix::fs::fchown(&fd, Some(uid), Some(gid)).is_ok()
+                    && node.mode & 0o6000 != 0
+                {
+                    rustix::fs::fchmod(&fd, mode)?;
+                }
+                return Ok(self.child(name));
+            }
+            c::S_IFIFO => rustix::fs::mknodat(dir, name, FileType::Fifo, mode, 0)?,
+            c::S_IFSOCK => rustix::fs::mknodat(dir, name, FileType::Socket, mode, 0)?,
             c::S_IFDIR => rustix::fs::mkdirat(dir, name, mode)?,
             c::S_IFLNK => rustix::fs::symlinkat(&*node.target, dir, name)?,
-            // Other kinds would reach other programs of the host.
+            // Devices would be the host's.
             _ => return Err(Errno::EPERM),
+        }
+        if (node.uid, node.gid) != (0, 0) {
+            // Where the host knows but one user, everything is that user's.
+            let _ = rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
         }
         Ok(self.child(name))
     }
@@ -337,6 +413,34 @@ impl Inode for HostInode {
             rustix::fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
         }
         Ok(())
+    }
+
+    fn acl(&self, default: bool) -> SysResult<Option<Arc<Acl>>> {
+        self.host_acl(default)
+    }
+
+    fn set_acl(&self, default: bool, acl: Option<Arc<Acl>>) -> SysResult<()> {
+        if self.root.writable { self.set_host_acl(default, acl) } else { Err(Errno::EROFS) }
+    }
+
+    fn get_xattr(&self, name: &[u8]) -> SysResult<Vec<u8>> {
+        self.host_xattr(name)
+    }
+
+    fn set_xattr(&self, name: &[u8], value: &[u8], flags: i32) -> SysResult<()> {
+        if self.root.writable { self.set_host_xattr(name, value, flags) } else { Err(Errno::EROFS) }
+    }
+
+    fn remove_xattr(&self, name: &[u8]) -> SysResult<()> {
+        if self.root.writable { self.remove_host_xattr(name) } else { Err(Errno::EROFS) }
+    }
+
+    fn list_xattr(&self) -> SysResult<Vec<Vec<u8>>> {
+        self.host_xattrs()
+    }
+
+    fn endpoint(&self) -> Option<&Endpoint> {
+        (self.attr().ok()?.kind() == c::S_IFSOCK).then_some(&self.endpoint)
     }
 
     fn statfs(&self) -> SysResult<Statfs> {

@@ -8,6 +8,7 @@ mod inode;
 mod regular;
 mod stdio;
 mod watch;
+mod xattr;
 
 pub use inode::HostInode;
 pub use stdio::HostStream;

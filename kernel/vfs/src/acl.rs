@@ -40,6 +40,24 @@ impl Acl {
     /// # Errors
     /// `EINVAL` when it is malformed or not a valid list, `EOPNOTSUPP` for another version.
     pub fn decode(value: &[u8], ns: &UserNamespace) -> SysResult<Self> {
+        Self::read(value, |uid| ns.make_kuid(uid), |gid| ns.make_kgid(gid))
+    }
+
+    /// From the value of a host file's attribute: its numbers are everybody's.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn from_host(value: &[u8]) -> SysResult<Self> {
+        Self::read(value, |uid| Some(Kuid(uid)), |gid| Some(Kgid(gid)))
+    }
+
+    /// As the value of a host file's attribute.
+    #[must_use]
+    pub fn to_host(&self) -> Vec<u8> {
+        self.write(|uid| uid.0, |gid| gid.0)
+    }
+
+    fn read(value: &[u8], uid_of: impl Fn(u32) -> Option<Kuid>, gid_of: impl Fn(u32) -> Option<Kgid>) -> SysResult<Self> {
         let word = |bytes: &[u8]| bytes.try_into().map(u32::from_le_bytes).map_err(|_| Errno::EINVAL);
         let (head, rest) = value.split_at_checked(4).ok_or(Errno::EINVAL)?;
         if word(head)? != VERSION {
@@ -55,9 +73,9 @@ impl Acl {
             let id = word(entry.get(4..).unwrap_or_default())?;
             let tag = match kind {
                 0x01 => Tag::UserObj,
-                0x02 => Tag::User(ns.make_kuid(id).ok_or(Errno::EINVAL)?),
+                0x02 => Tag::User(uid_of(id).ok_or(Errno::EINVAL)?),
                 0x04 => Tag::GroupObj,
-                0x08 => Tag::Group(ns.make_kgid(id).ok_or(Errno::EINVAL)?),
+                0x08 => Tag::Group(gid_of(id).ok_or(Errno::EINVAL)?),
                 0x10 => Tag::Mask,
                 0x20 => Tag::Other,
                 _ => return Err(Errno::EINVAL),
@@ -76,13 +94,17 @@ impl Acl {
     /// As the value of an attribute, with the numbers of `ns`.
     #[must_use]
     pub fn encode(&self, ns: &UserNamespace) -> Vec<u8> {
+        self.write(|uid| ns.from_kuid_munged(uid), |gid| ns.from_kgid_munged(gid))
+    }
+
+    fn write(&self, uid_of: impl Fn(Kuid) -> u32, gid_of: impl Fn(Kgid) -> u32) -> Vec<u8> {
         let mut value = VERSION.to_le_bytes().to_vec();
         for (tag, bits) in &self.0 {
             let (kind, id): (u16, u32) = match tag {
                 Tag::UserObj => (0x01, NOBODY),
-                Tag::User(uid) => (0x02, ns.from_kuid_munged(*uid)),
+                Tag::User(uid) => (0x02, uid_of(*uid)),
                 Tag::GroupObj => (0x04, NOBODY),
-                Tag::Group(gid) => (0x08, ns.from_kgid_munged(*gid)),
+                Tag::Group(gid) => (0x08, gid_of(*gid)),
                 Tag::Mask => (0x10, NOBODY),
                 Tag::Other => (0x20, NOBODY),
             };

@@ -83,11 +83,13 @@ fn place(tree: &Arc<Mount>, at: &Path) {
     }
 }
 
-/// The place where something is to be mounted: on top of all that is there. Under the topology lock.
-fn mountable(at: &Path, namespace: &MountNamespace) -> SysResult<Path> {
+/// The place where something is to be mounted: on top of all that is there; in a tree that is at no place only if `detached`. Under the
+/// topology lock.
+fn mountable(at: &Path, namespace: &MountNamespace, detached: bool) -> SysResult<Path> {
     let mut at = at.clone();
     at.enter_mounts();
-    if !at.mount.is_in(namespace) {
+    let fits = at.mount.is_in(namespace) || detached && at.mount.namespace().is_none();
+    if !fits {
         return Err(Errno::EINVAL);
     }
     if at.dentry.is_unlinked() { Err(Errno::ENOENT) } else { Ok(at) }
@@ -101,7 +103,7 @@ impl MountNamespace {
     /// `EBUSY` for the same filesystem on itself, `ENOSPC`.
     pub fn mount(&self, mount: &Arc<Mount>, at: &Path) -> SysResult<()> {
         let _topology = topology();
-        let at = mountable(at, self)?;
+        let at = mountable(at, self, false)?;
         if mount.root().is_dir() != at.dentry.is_dir() {
             return Err(Errno::ENOTDIR);
         }
@@ -149,7 +151,7 @@ impl MountNamespace {
     /// of them may not be bound and the new place is shared; `ELOOP` for a place below itself; `ENOENT`.
     pub fn move_mount(&self, from: &Path, to: &Path) -> SysResult<()> {
         let _topology = topology();
-        let to = mountable(to, self)?;
+        let to = mountable(to, self, true)?;
         let mount = &from.mount;
         let detached = mount.namespace().is_none() && mount.parent().is_none();
         let attached = mount.is_in(self) && mount.parent().is_some();
@@ -234,13 +236,35 @@ impl MountNamespace {
         Ok(())
     }
 
+    /// mount_setattr(2): sets and clears flags (`MS_*`) of a mount, and with `recursive` of all below, or of none.
+    ///
+    /// # Errors
+    /// `EINVAL` for what isn't the root of a mount of this namespace; as [`Mount::set_flags`].
+    pub fn set_attributes(&self, at: &Path, recursive: bool, set: u64, clear: u64, kind: Option<Kind>) -> SysResult<()> {
+        let _topology = topology();
+        if !Arc::ptr_eq(&at.dentry, at.mount.root()) || !at.mount.is_in(self) && at.mount.namespace().is_some() {
+            return Err(Errno::EINVAL);
+        }
+        let all = if recursive { at.mount.tree() } else { vec![at.mount.clone()] };
+        let flags = |mount: &Mount| mount.flags() & !clear | set;
+        all.iter().try_for_each(|mount| mount.may_set_flags(flags(mount)))?;
+        for mount in &all {
+            mount.store_flags(flags(mount));
+            if let Some(kind) = kind {
+                mount.set_propagation(kind);
+            }
+        }
+        self.changed(0);
+        Ok(())
+    }
+
     /// pivot_root(2): `new` becomes the root of the tree, the old `root` is mounted on `put_old`.
     ///
     /// # Errors
     /// As pivot_root(2): `EBUSY`, `EINVAL`, `ENOENT`.
     pub fn pivot_root(&self, root: &Path, new: &Path, put_old: &Path) -> SysResult<()> {
         let _topology = topology();
-        let old = mountable(put_old, self)?;
+        let old = mountable(put_old, self, false)?;
         let shared = |mount: Option<Arc<Mount>>| mount.is_some_and(|mount| mount.is_shared());
         if shared(Some(old.mount.clone())) || shared(new.mount.parent()) || shared(root.mount.parent()) {
             return Err(Errno::EINVAL);

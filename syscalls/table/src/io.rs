@@ -25,7 +25,8 @@ pub const ENTRIES: &[Entry] = &[
     full(nr::PREADV2, preadv2),
     full(nr::PWRITEV2, pwritev2),
     full(nr::LSEEK, |t, a| file(t, a[0])?.seek(a[1].cast_signed(), int(a[2]))),
-    full(nr::GETDENTS64, getdents),
+    full(nr::GETDENTS, |t, a| getdents(t, a, true)),
+    full(nr::GETDENTS64, |t, a| getdents(t, a, false)),
 ];
 
 /// Flags of preadv2(2) and pwritev2(2), by their values here.
@@ -194,8 +195,12 @@ pub fn check_size(t: &Current, size: u64) -> SysResult<()> {
 }
 
 /// getdents64(2): inode, offset, length, type, name.
-fn getdents(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+/// getdents(2), `legacy`: the type comes last, behind the name.
+fn getdents(t: &mut Current, a: [u64; 6], legacy: bool) -> SysResult<u64> {
     let file = file(t, a[0])?;
+    if file.flags() & c::O_PATH != 0 {
+        return Err(Errno::EBADF);
+    }
     let room = uint(a[2]) as usize;
     let mut bytes = Vec::new();
     // Where entries end, and the positions after them.
@@ -203,7 +208,8 @@ fn getdents(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let mut tight = false;
     let before = file.position();
     file.readdir(&mut |next, entry| {
-        let len = (19 + entry.name.len() + 1).next_multiple_of(8);
+        // Both have 20 bytes beside the name.
+        let len = (20 + entry.name.len()).next_multiple_of(8);
         if bytes.len() + len > room {
             tight = true;
             return Ok(false);
@@ -212,9 +218,15 @@ fn getdents(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         bytes.extend_from_slice(&entry.ino.to_le_bytes());
         bytes.extend_from_slice(&next.to_le_bytes());
         bytes.extend_from_slice(&u16::try_from(len).map_err(|_| Errno::EIO)?.to_le_bytes());
-        bytes.push(u8::try_from(entry.kind >> 12 & 0xf).unwrap_or(0));
+        let kind = u8::try_from(entry.kind >> 12 & 0xf).unwrap_or(0);
+        if !legacy {
+            bytes.push(kind);
+        }
         bytes.extend_from_slice(&entry.name);
         bytes.resize(start + len, 0);
+        if let Some(last) = bytes.last_mut().filter(|_| legacy) {
+            *last = kind;
+        }
         ends.push((bytes.len(), next));
         Ok(true)
     })?;

@@ -24,6 +24,7 @@ mod mem;
 mod membarrier;
 mod mempolicy;
 mod mount;
+mod mount_fd;
 mod mq;
 mod msg;
 mod namespaces;
@@ -97,6 +98,7 @@ const AREAS: &[&[Entry]] = &[
     membarrier::ENTRIES,
     mempolicy::ENTRIES,
     mount::ENTRIES,
+    mount_fd::ENTRIES,
     mq::ENTRIES,
     msg::ENTRIES,
     namespaces::ENTRIES,

@@ -178,7 +178,9 @@ fn umount(t: &mut Current, addr: u64, flags: i32) -> SysResult<u64> {
         return Err(Errno::EINVAL);
     }
     let how = WalkFlags::KEEP_EXPIRING | WalkFlags::follow(flags & c::UMOUNT_NOFOLLOW == 0);
-    let at = t.caller().resolve(&path(t, addr)?, how)?;
+    let mut at = t.caller().resolve(&path(t, addr)?, how)?;
+    // `.` stands for what is on top of it, too.
+    at.enter_mounts();
     let namespace = own_namespace(t)?;
     if flags & c::MNT_EXPIRE != 0 {
         if flags & (c::MNT_FORCE | c::MNT_DETACH) != 0 {

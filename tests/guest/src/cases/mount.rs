@@ -15,6 +15,12 @@ pub const CASES: &[Case] = &[
     Case { name: "mount-propagation", calls: "mount umount2", run: propagation },
     Case { name: "mount-expire", calls: "umount2", run: expiry },
     Case { name: "pivot-root", calls: "pivot_root chroot", run: pivot },
+    Case {
+        name: "mount-by-descriptor",
+        calls: "fsopen fsconfig fsmount fspick open_tree move_mount mount_setattr",
+        run: descriptors,
+    },
+    Case { name: "getdents-legacy", calls: "getdents", run: legacy_entries },
     Case { name: "chroot", calls: "chroot", run: chroots },
 ];
 
@@ -273,4 +279,66 @@ fn chroots() {
         0
     });
     assert_eq!(status, 0);
+}
+
+fn descriptors() {
+    own_mounts();
+    ok!(SYS_mkdir, c"m", 0o755);
+    assert_eq!(sys!(SYS_fsopen, c"tmpfs", 8), Err(EINVAL));
+    assert_eq!(sys!(SYS_fsopen, c"nonsense", 0), Err(ENODEV));
+    let fs = ok!(SYS_fsopen, c"tmpfs", 1);
+    assert_eq!(sys!(SYS_fsmount, fs, 0, 0), Err(EINVAL));
+    ok!(SYS_fsconfig, fs, 1, c"source", c"word", 0);
+    assert_eq!(sys!(SYS_fsconfig, fs, 1, c"source", c"again", 0), Err(EINVAL));
+    ok!(SYS_fsconfig, fs, 1, c"mode", c"711", 0);
+    ok!(SYS_fsconfig, fs, 6, NONE, NONE, 0);
+    assert_eq!(sys!(SYS_fsconfig, fs, 6, NONE, NONE, 0), Err(EBUSY));
+    let tree = ok!(SYS_fsmount, fs, 1, 4);
+    assert_eq!(sys!(SYS_fsmount, fs, 0, 0), Err(EBUSY));
+    // It can be used before it is anywhere.
+    ok!(SYS_mkdirat, tree, c"d", 0o755);
+    ok!(SYS_move_mount, tree, c"", AT_FDCWD, c"m", 4);
+    assert!(exists("m/d") && info("m").unwrap()[5].contains("nodev"));
+    assert_eq!(sys!(SYS_move_mount, tree, c"", AT_FDCWD, c"m/d", 0), Err(ENOENT));
+    ok!(SYS_close, tree);
+    // A copy is a mount of its own; it goes with its descriptor.
+    assert_eq!(sys!(SYS_open_tree, AT_FDCWD, c"m", 0x8000), Err(EINVAL));
+    let copy = ok!(SYS_open_tree, AT_FDCWD, c"m", 1);
+    let set = [1u64, 0, 0, 0];
+    assert_eq!(sys!(SYS_mount_setattr, copy, c"", AT_EMPTY_PATH, set.as_ptr(), 8), Err(EINVAL));
+    ok!(SYS_mount_setattr, copy, c"", AT_EMPTY_PATH, set.as_ptr(), 32);
+    assert_eq!(sys!(SYS_mkdirat, copy, c"e", 0o755), Err(EROFS));
+    ok!(SYS_mkdir, c"m/e", 0o755);
+    ok!(SYS_close, copy);
+    let plain = ok!(SYS_open_tree, AT_FDCWD, c"m", 0);
+    ok!(SYS_faccessat, plain, c"e", F_OK);
+    ok!(SYS_close, plain);
+    // The filesystem itself becomes read-only.
+    let picked = ok!(SYS_fspick, AT_FDCWD, c"m", 0);
+    ok!(SYS_fsconfig, picked, 0, c"ro", NONE, 0);
+    ok!(SYS_fsconfig, picked, 7, NONE, NONE, 0);
+    assert_eq!(sys!(SYS_mkdir, c"m/f", 0o755), Err(EROFS));
+    assert_eq!(sys!(SYS_fspick, AT_FDCWD, c"m/d", 0), Err(EINVAL));
+    ok!(SYS_close, picked);
+    ok!(SYS_close, fs);
+    ok!(SYS_umount2, c"m", 0);
+}
+
+fn legacy_entries() {
+    make(c"file", b"x");
+    ok!(SYS_mkdir, c"dir", 0o755);
+    let fd = ok!(SYS_open, c".", O_RDONLY | O_DIRECTORY);
+    let mut bytes = [0u8; 4096];
+    let len = ok!(SYS_getdents, fd, &mut bytes, 4096) as usize;
+    let (mut at, mut found) = (0, Vec::new());
+    while at < len {
+        let size = usize::from(u16::from_le_bytes([bytes[at + 16], bytes[at + 17]]));
+        let name: Vec<u8> = bytes[at + 18..at + size - 1].iter().copied().take_while(|byte| *byte != 0).collect();
+        found.push((String::from_utf8(name).unwrap(), bytes[at + size - 1]));
+        at += size;
+    }
+    found.sort();
+    let expected = [(".", DT_DIR), ("..", DT_DIR), ("dir", DT_DIR), ("file", DT_REG)];
+    assert_eq!(found, expected.map(|(name, kind)| (name.to_owned(), kind)));
+    assert_eq!(sys!(SYS_getdents, ok!(SYS_open, c".", O_PATH), &mut bytes, 4096), Err(EBADF));
 }
