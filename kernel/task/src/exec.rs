@@ -15,6 +15,9 @@ use crate::current::Current;
 use crate::frame::Trap;
 use crate::futex::Waiter;
 
+/// `READ_IMPLIES_EXEC`, `ADDR_NO_RANDOMIZE`, `ADDR_COMPAT_LAYOUT`, `MMAP_PAGE_ZERO`
+const PER_CLEAR_ON_SETID: u32 = 0x0040_0000 | 0x0004_0000 | 0x0020_0000 | 0x0010_0000;
+
 /// What a program is told of who it is.
 pub(crate) fn identity(who: &Credentials, secure: bool) -> Identity {
     let ns = &who.user_ns;
@@ -111,7 +114,10 @@ impl Current {
             self.mm.set_dumpable(Dumpable::No);
         }
         if secure {
-            self.task.lock().pdeath_signal = 0;
+            let mut shared = self.task.lock();
+            shared.pdeath_signal = 0;
+            // What would make a program with more rights easier to attack.
+            shared.personality &= !PER_CLEAR_ON_SETID;
         }
         self.commit_credentials(credentials);
         self.task.tell_identity();

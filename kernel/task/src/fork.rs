@@ -241,7 +241,7 @@ impl Current {
         let fds = if request.has(c::CLONE_FILES) { self.fds.share() } else { self.fds.fork() };
         let undo = request.has(c::CLONE_SYSVSEM).then(|| self.undo_list());
         let mempolicy = self.task.lock().mempolicy;
-        let (comm, exe, mask, altstack, slack, scheduling) = {
+        let (comm, exe, mask, altstack, slack, scheduling, personality) = {
             let shared = self.task.lock();
             (
                 shared.comm.clone(),
@@ -250,13 +250,14 @@ impl Current {
                 shared.altstack,
                 shared.timer_slack,
                 shared.scheduling.for_child(),
+                shared.personality,
             )
         };
         let task = Task::new(&self.task.kernel, number, group, mm.clone(), charge, fds, surroundings, &comm);
         let mut shared = task.lock();
         (shared.exe, shared.mask) = (exe, mask);
         (shared.timer_slack, shared.default_timer_slack) = (slack, slack);
-        shared.scheduling = scheduling;
+        (shared.scheduling, shared.personality) = (scheduling, personality);
         (shared.mempolicy, shared.undo) = (mempolicy, undo);
         if !request.has(c::CLONE_VM) || request.has(c::CLONE_VFORK) {
             shared.altstack = altstack;

@@ -49,6 +49,8 @@ pub struct Shared {
     pub timer_slack: u64,
     pub default_timer_slack: u64,
     pub scheduling: Scheduling,
+    /// personality(2)
+    pub personality: u32,
     pub fds: Arc<FdTable>,
     pub fs: Arc<FsContext>,
     pub mount_ns: Arc<MountNamespace>,
@@ -130,6 +132,7 @@ impl Task {
             timer_slack: TIMER_SLACK,
             default_timer_slack: TIMER_SLACK,
             scheduling: Scheduling::default(),
+            personality: 0,
             fds,
             fs,
             mount_ns,

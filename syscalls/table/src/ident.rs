@@ -7,14 +7,15 @@ use sync::monotonic_ns;
 use task::{Current, MAX_NAME, RELEASE, UtsNamespace, VERSION};
 use usermem::UserMemoryExt;
 
-use crate::args::int;
-use crate::{Entry, full};
+use crate::args::{int, uint};
+use crate::{Entry, full, partial};
 
 pub const ENTRIES: &[Entry] = &[
     full(nr::GETPID, |t, _| Ok(pid(t.task.group.own_pid()))),
     full(nr::GETTID, |t, _| Ok(pid(t.task.own_tid()))),
     full(nr::GETPPID, |t, _| Ok(pid(t.task.group.parent_pid()))),
     full(nr::UNAME, uname),
+    partial(nr::PERSONALITY, personality, "kept, inherited and shown by uname(2); addresses stay random"),
     full(nr::SETHOSTNAME, |t, a| set_name(t, a, UtsNamespace::set_host)),
     full(nr::SETDOMAINNAME, |t, a| set_name(t, a, UtsNamespace::set_domain)),
     full(nr::SYSINFO, sysinfo),
@@ -39,11 +40,26 @@ fn group(t: &Current, which: u64, f: fn(&task::Group) -> i32) -> SysResult<u64> 
     group.map(|group| pid(t.local(f(&group)))).ok_or(Errno::ESRCH)
 }
 
+/// Which system a program was made for, and its quirks.
+const PER_MASK: u32 = 0xff;
+const PER_LINUX32: u32 = 8;
+
+/// personality(2): the old value; -1 only asks.
+fn personality(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let mut shared = t.task.lock();
+    let old = shared.personality;
+    if uint(a[0]) != u32::MAX {
+        shared.personality = uint(a[0]);
+    }
+    Ok(old.into())
+}
+
 fn uname(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let mut name = Utsname { fields: [[0; 65]; 6] };
     let uts = t.task.lock().ns.uts.clone();
     let names = uts.names();
-    let texts = [&b"Linux"[..], &names.host, RELEASE.as_bytes(), VERSION.as_bytes(), b"x86_64", &names.domain];
+    let machine = if t.task.lock().personality & PER_MASK == PER_LINUX32 { &b"i686"[..] } else { b"x86_64" };
+    let texts = [&b"Linux"[..], &names.host, RELEASE.as_bytes(), VERSION.as_bytes(), machine, &names.domain];
     for (field, text) in name.fields.iter_mut().zip(texts) {
         field.iter_mut().zip(text.iter().take(64)).for_each(|(to, from)| *to = *from);
     }

@@ -10,6 +10,7 @@ pub const CASES: &[Case] = &[
     Case { name: "groups", calls: "getpgrp getpgid setpgid getsid setsid", run: groups },
     Case { name: "users", calls: "getuid geteuid getgid getegid getresuid getresgid getgroups", run: users },
     Case { name: "uname", calls: "uname sethostname sysinfo", run: names },
+    Case { name: "personality", calls: "personality uname", run: personality },
     Case { name: "random", calls: "getrandom getcpu", run: random },
 ];
 
@@ -79,4 +80,14 @@ fn random() {
     let (mut cpu, mut node) = (999u32, 999u32);
     ok!(SYS_getcpu, &mut cpu, &mut node, 0);
     assert!(cpu < 512 && node < 64);
+}
+
+fn personality() {
+    assert_eq!(ok!(SYS_personality, 0xffff_ffffu32), 0);
+    assert_eq!(ok!(SYS_personality, 8), 0);
+    let mut name: utsname = unsafe { std::mem::zeroed() };
+    ok!(SYS_uname, &mut name);
+    assert_eq!(unsafe { std::ffi::CStr::from_ptr(name.machine.as_ptr()) }, c"i686");
+    assert_eq!(in_child(|| ok!(SYS_personality, 0) as i32), exited(8));
+    assert_eq!(ok!(SYS_personality, 0), 8);
 }
