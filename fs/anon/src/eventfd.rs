@@ -94,6 +94,10 @@ impl FileOps for EventFd {
         Some(&self.queue)
     }
 
+    fn fd_info(&self) -> String {
+        format!("eventfd-count: {:16x}\n", *self.count.lock())
+    }
+
     fn describe(&self) -> String {
         "anon_inode:[eventfd]".into()
     }

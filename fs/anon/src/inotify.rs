@@ -271,6 +271,13 @@ impl FileOps for Inotify {
         Ok(0)
     }
 
+    fn fd_info(&self) -> String {
+        let line = |(watch, (dev, ino), mask): (i32, (u64, u64), u32)| {
+            format!("inotify wd:{watch:x} ino:{ino:x} sdev:{dev:x} mask:{mask:x} ignored_mask:0\n")
+        };
+        self.watches().into_iter().map(line).collect()
+    }
+
     fn describe(&self) -> String {
         "anon_inode:inotify".into()
     }

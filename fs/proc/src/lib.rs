@@ -6,11 +6,13 @@
 
 mod cpuinfo;
 mod ipc;
+mod locks;
 mod memory;
 mod mounts;
 mod netsys;
 mod process;
 mod status;
+mod sysctl;
 mod system;
 mod userns;
 
@@ -69,6 +71,7 @@ pub fn root(kernel: Arc<Kernel>, pid_ns: Arc<PidNamespace>, dev: u64) -> Arc<dyn
     let now = Timespec { sec: now.tv_sec, nsec: now.tv_nsec }.to_ns();
     let proc = Proc {
         dev,
+        load: Mutex::new((0, [0.0; 3])),
         boot_id: uuid().unwrap_or_default(),
         boot_time: now.unwrap_or(0).saturating_sub(uptime),
         cpu_seen: AtomicU64::new(0),
@@ -83,6 +86,8 @@ struct Proc {
     kernel: Arc<Kernel>,
     pid_ns: Arc<PidNamespace>,
     dev: u64,
+    /// The load averages: when they were last brought up to date, and what they were.
+    load: Mutex<(u64, [f64; 3])>,
     boot_id: Vec<u8>,
     /// Wall clock time, in nanoseconds, at which the sandbox started.
     boot_time: u64,
@@ -146,12 +151,15 @@ impl Node {
                 let view = member.view(&self.proc.kernel).ok_or(Errno::ESRCH)?;
                 (file.make)(&self.proc, &view)
             }
+            What::Process(member, Item::FdInfo(fd)) => member.view(&self.proc.kernel).ok_or(Errno::ESRCH)?.fd_info(*fd),
             What::Process(member, Item::NetFile(name)) => {
                 let view = member.view(&self.proc.kernel).ok_or(Errno::ESRCH)?;
                 view.net()?.text(name).ok_or(Errno::ENOENT)
             }
-            What::Fixed(Entry { body: Body::Dir(_), .. })
-            | What::Process(_, Item::Dir | Item::Tasks | Item::Fds | Item::Net | Item::Namespaces) => Err(Errno::EISDIR),
+            What::Fixed(Entry { body: Body::Dir(_) | Body::Dirs(_), .. })
+            | What::Process(_, Item::Dir | Item::Tasks | Item::Fds | Item::FdInfos | Item::Net | Item::Namespaces) => {
+                Err(Errno::EISDIR)
+            }
             _ => Err(Errno::ELOOP),
         }
     }
@@ -188,10 +196,8 @@ impl Inode for Node {
     fn lookup(self: Arc<Self>, name: &[u8]) -> SysResult<Arc<dyn Inode>> {
         match &self.what {
             What::Fixed(entry) => {
-                let Body::Dir(entries) = entry.body else {
-                    return Err(Errno::ENOTDIR);
-                };
-                if let Some(found) = entries.iter().find(|entry| entry.name.as_bytes() == name) {
+                let entries = entry.entries()?;
+                if let Some(found) = entries.iter().copied().find(|entry| entry.name.as_bytes() == name) {
                     return Ok(self.with(What::Fixed(found)));
                 }
                 let pid = number(name).filter(|_| entry.ino == system::ROOT.ino);
@@ -208,10 +214,8 @@ impl Inode for Node {
     fn readdir(&self) -> SysResult<Vec<DirEntry>> {
         match &self.what {
             What::Fixed(entry) => {
-                let Body::Dir(entries) = entry.body else {
-                    return Err(Errno::ENOTDIR);
-                };
-                let list = entries.iter().map(|entry| DirEntry {
+                let entries = entry.entries()?;
+                let list = entries.iter().copied().map(|entry| DirEntry {
                     name: entry.name.into(),
                     ino: entry.ino,
                     kind: entry.mode() & c::S_IFMT,

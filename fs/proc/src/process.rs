@@ -8,7 +8,7 @@ use task::{Access, Group, Kernel, NetNamespace, PidNamespace, Task};
 use vfs::{DirEntry, File, Path, Places};
 
 use crate::status::{FILES, TextFile};
-use crate::{Proc, number};
+use crate::{Proc, locks, number};
 
 /// A process, or a thread of it in /proc/pid/task.
 #[derive(Clone)]
@@ -39,6 +39,10 @@ pub enum Item {
     Fds,
     /// fd/N
     Fd(i32),
+    /// fdinfo/
+    FdInfos,
+    /// fdinfo/N
+    FdInfo(i32),
     /// task/
     Tasks,
     /// ns/
@@ -71,8 +75,8 @@ impl Item {
     /// Type and permissions.
     pub fn mode(self) -> u32 {
         match self {
-            Self::Dir | Self::Fds | Self::Tasks | Self::Net | Self::Namespaces => c::S_IFDIR | 0o555,
-            Self::NetFile(_) => c::S_IFREG | 0o444,
+            Self::Dir | Self::Fds | Self::FdInfos | Self::Tasks | Self::Net | Self::Namespaces => c::S_IFDIR | 0o555,
+            Self::NetFile(_) | Self::FdInfo(_) => c::S_IFREG | 0o444,
             Self::File(file) => c::S_IFREG | if file.write.is_some() { 0o644 } else { 0o444 },
             Self::Link(_) | Self::Namespace(_) => c::S_IFLNK | 0o777,
             Self::Fd(_) => c::S_IFLNK | 0o700,
@@ -112,6 +116,22 @@ impl View {
     /// Its network namespace.
     pub fn net(&self) -> SysResult<Arc<dyn NetNamespace>> {
         Ok(self.task.as_ref().ok_or(Errno::ENOENT)?.lock().ns.net.clone())
+    }
+
+    /// The text of fdinfo/N: position, flags, mount, number, locks, and what the file itself has to say.
+    pub fn fd_info(&self, fd: i32) -> SysResult<Vec<u8>> {
+        let task = self.task.as_ref().ok_or(Errno::ENOENT)?;
+        let fds = task.lock().fds.clone();
+        let (file, cloexec) = (fds.get(fd).map_err(|_| Errno::ENOENT)?, fds.cloexec(fd).unwrap_or(false));
+        let flags = file.flags() | if cloexec { c::O_CLOEXEC } else { 0 };
+        let mount = file.path.as_ref().map_or(0, |path| path.mount.id());
+        let ino = file.attr().map_or(0, |attr| attr.ino);
+        let mut text = format!("pos:\t{}\nflags:\t0{flags:o}\nmnt_id:\t{mount}\nino:\t{ino}\n", file.position());
+        for (number, lock) in (1..).zip(file.locks_of(fds.lock_table())) {
+            text.push_str(&format!("lock:\t{number}: {}\n", locks::line(&lock)));
+        }
+        text.push_str(&file.ops.fd_info());
+        Ok(text.into_bytes())
     }
 
     fn file(&self, fd: i32) -> SysResult<Arc<File>> {
@@ -177,6 +197,8 @@ impl Member {
             Item::Namespace(name) => (11, position(NAMESPACES, name)),
             Item::NetFile(name) => (9, name.bytes().fold(7, |hash, byte| u32::wrapping_mul(hash, 31).wrapping_add(byte.into()))),
             Item::Fd(fd) => (4, fd.cast_unsigned()),
+            Item::FdInfos => (12, 0),
+            Item::FdInfo(fd) => (13, fd.cast_unsigned()),
             Item::Link(link) => (5 + link as u64, 0),
             Item::File(file) => (16 + file.number, 0),
         };
@@ -209,7 +231,8 @@ impl Member {
         let files = FILES.iter().map(|file| (file.name, Item::File(file)));
         let links = LINKS.iter().map(|(name, link)| (*name, Item::Link(*link)));
         let tasks = self.thread.is_none().then_some(("task", Item::Tasks));
-        files.chain(links).chain([("fd", Item::Fds), ("net", Item::Net), ("ns", Item::Namespaces)]).chain(tasks)
+        let dirs = [("fd", Item::Fds), ("fdinfo", Item::FdInfos), ("net", Item::Net), ("ns", Item::Namespaces)];
+        files.chain(links).chain(dirs).chain(tasks)
     }
 
     /// What `name` is in the directory `item`.
@@ -221,10 +244,10 @@ impl Member {
                 let found = self.items().find(|(known, _)| known.as_bytes() == name);
                 found.map(|(_, item)| (self.clone(), item)).ok_or(Errno::ENOENT)
             }
-            Item::Fds => {
+            Item::Fds | Item::FdInfos => {
                 let fd = number(name).ok_or(Errno::ENOENT)?;
                 view()?.file(fd)?;
-                Ok((self.clone(), Item::Fd(fd)))
+                Ok((self.clone(), if matches!(item, Item::Fds) { Item::Fd(fd) } else { Item::FdInfo(fd) }))
             }
             Item::Tasks => {
                 let tid = number(name).and_then(|number| self.ns.global(number));
@@ -254,13 +277,14 @@ impl Member {
                 view()?;
                 Ok(self.items().map(|(name, item)| self.entry(name, item)).collect())
             }
-            Item::Fds => {
+            Item::Fds | Item::FdInfos => {
                 let Some(task) = view()?.task else {
                     return Ok(Vec::new());
                 };
                 let fds = task.lock().fds.clone();
                 let list = fds.list().into_iter();
-                Ok(list.map(|(fd, _)| self.entry(fd.to_string(), Item::Fd(fd))).collect())
+                let what = |fd| if matches!(item, Item::Fds) { Item::Fd(fd) } else { Item::FdInfo(fd) };
+                Ok(list.map(|(fd, _)| self.entry(fd.to_string(), what(fd))).collect())
             }
             Item::Tasks => {
                 let mut tids: Vec<_> = view()?.tasks.iter().map(|task| task.tid()).collect();

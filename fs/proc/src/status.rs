@@ -55,6 +55,21 @@ pub static FILES: &[TextFile] = &[
     TextFile { name: "smaps", number: 12, make: memory::smaps, ..TextFile::NONE },
     TextFile { name: "smaps_rollup", number: 13, make: memory::smaps_rollup, ..TextFile::NONE },
     TextFile { name: "mountstats", number: 14, make: mounts::mountstats, ..TextFile::NONE },
+    TextFile { name: "wchan", number: 40, make: |_, _| Ok(b"0".to_vec()), ..TextFile::NONE },
+    TextFile { name: "personality", number: 41, make: |_, _| Ok(b"00000000\n".to_vec()), ..TextFile::NONE },
+    TextFile { name: "loginuid", number: 42, make: |_, _| Ok(b"4294967295".to_vec()), ..TextFile::NONE },
+    TextFile { name: "sessionid", number: 43, make: |_, _| Ok(b"4294967295".to_vec()), ..TextFile::NONE },
+    TextFile { name: "oom_score", number: 44, make: |_, _| Ok(b"0\n".to_vec()), ..TextFile::NONE },
+    TextFile { name: "coredump_filter", number: 45, make: |_, _| Ok(b"00000033\n".to_vec()), ..TextFile::NONE },
+    TextFile {
+        name: "timerslack_ns",
+        number: 46,
+        make: |_, view| {
+            let slack = view.task.as_ref().map_or(0, |task| task.lock().timer_slack);
+            Ok(format!("{slack}\n").into_bytes())
+        },
+        ..TextFile::NONE
+    },
     TextFile {
         name: "uid_map",
         number: 30,

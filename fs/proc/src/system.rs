@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use abi::{SysResult, c};
 use task::{Kernel, RELEASE, Task, UtsNamespace, VERSION};
 
-use crate::{Proc, TICK, cpuinfo, ipc, netsys, uuid};
+use crate::{Proc, TICK, cpuinfo, ipc, locks, netsys, sysctl, uuid};
 
 /// A node of the fixed tree.
 pub struct Entry {
@@ -21,15 +21,26 @@ type Make = fn(&Proc) -> SysResult<Vec<u8>>;
 /// What a node is.
 pub enum Body {
     Dir(&'static [Entry]),
+    /// A directory whose entries stand in several places.
+    Dirs(&'static [&'static [Entry]]),
     File(Make),
     Link(Make),
 }
 
 impl Entry {
+    /// What is in it, if it is a directory.
+    pub fn entries(&self) -> SysResult<Vec<&'static Self>> {
+        match self.body {
+            Body::Dir(entries) => Ok(entries.iter().collect()),
+            Body::Dirs(lists) => Ok(lists.iter().copied().flatten().collect()),
+            _ => Err(abi::Errno::ENOTDIR),
+        }
+    }
+
     /// Type and permissions.
     pub fn mode(&self) -> u32 {
         match self.body {
-            Body::Dir(_) => c::S_IFDIR | 0o555,
+            Body::Dir(_) | Body::Dirs(_) => c::S_IFDIR | 0o555,
             Body::File(_) => c::S_IFREG | 0o444,
             Body::Link(_) => c::S_IFLNK | 0o777,
         }
@@ -46,6 +57,11 @@ const fn link(name: &'static str, ino: u64, make: Make) -> Entry {
 
 pub const fn dir(name: &'static str, ino: u64, entries: &'static [Entry]) -> Entry {
     Entry { name, ino, body: Body::Dir(entries) }
+}
+
+/// A directory whose entries stand in several places.
+const fn dirs(name: &'static str, ino: u64, entries: &'static [&'static [Entry]]) -> Entry {
+    Entry { name, ino, body: Body::Dirs(entries) }
 }
 
 /// The root directory.
@@ -67,10 +83,29 @@ pub static ROOT: Entry = dir(
         link("thread-self", 12, own_thread),
         dir("sys", 20, SYS),
         dir("sysvipc", 60, ipc::DIR),
+        file("swaps", 397, |_| text("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n")),
+        file("partitions", 398, |_| text("major minor  #blocks  name\n\n")),
+        file("diskstats", 399, |_| text("")),
+        file("modules", 400, |_| text("")),
+        file("kallsyms", 401, |_| text("")),
+        file("crypto", 402, |_| text("")),
+        file("misc", 403, |_| text("")),
+        file("devices", 404, |_| {
+            text("Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n")
+        }),
+        file("interrupts", 405, |_| text("")),
+        file("cgroups", 406, |_| text("#subsys_name\thierarchy\tnum_cgroups\tenabled\n")),
+        file("locks", 407, locks::text),
     ],
 );
 
-const SYS: &[Entry] = &[dir("kernel", 21, KERNEL), dir("vm", 22, VM), dir("fs", 23, FS), dir("net", 24, netsys::DIR)];
+const SYS: &[Entry] = &[
+    dirs("kernel", 21, &[KERNEL, sysctl::KERNEL]),
+    dirs("vm", 22, &[VM, sysctl::VM]),
+    dirs("fs", 23, &[FS, sysctl::FS]),
+    dir("net", 24, netsys::DIR),
+    dir("user", 25, sysctl::USER),
+];
 
 const KERNEL: &[Entry] = &[
     file("osrelease", 30, |_| text(format!("{RELEASE}\n"))),
@@ -92,7 +127,7 @@ const KERNEL: &[Entry] = &[
     file("overflowgid", 91, |_| text(format!("{}\n", auth::OVERFLOW_ID))),
     file("cap_last_cap", 92, |_| text(format!("{}\n", auth::CapSet::LAST))),
     file("ngroups_max", 93, |_| text("65536\n")),
-    dir("seccomp", 94, SECCOMP),
+    dirs("seccomp", 94, &[SECCOMP]),
 ];
 
 const SECCOMP: &[Entry] =
@@ -228,6 +263,15 @@ fn uptime(proc: &Proc) -> SysResult<Vec<u8>> {
 fn loadavg(proc: &Proc) -> SysResult<Vec<u8>> {
     let (running, total) = running(&proc.kernel);
     let last = proc.kernel.tasks.lock().keys().next_back().copied().unwrap_or(0);
-    // No averages are kept: this is the load now.
-    text(format!("{running}.00 {running}.00 {running}.00 {running}/{total} {last}\n"))
+    // Nobody counts in between: what runs now is taken to have run since the last look.
+    let (mut load, now) = (proc.load.lock(), proc.uptime());
+    let passed = now.saturating_sub(load.0) as f64 / 1e9;
+    for (average, minutes) in load.1.iter_mut().zip([1.0, 5.0, 15.0]) {
+        let kept = (-passed / (60.0 * minutes)).exp();
+        *average = *average * kept + running as f64 * (1.0 - kept);
+    }
+    load.0 = now;
+    let [one, five, fifteen] = load.1;
+    drop(load);
+    text(format!("{one:.2} {five:.2} {fifteen:.2} {running}/{total} {last}\n"))
 }

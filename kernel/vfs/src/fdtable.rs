@@ -132,6 +132,12 @@ impl FdTable {
         Owner::Table(self.id)
     }
 
+    /// The owner that its record locks have, if it has any.
+    #[must_use]
+    pub fn lock_table(&self) -> Owner {
+        Owner::Table(self.id)
+    }
+
     /// What follows from closing a descriptor of `file`: record locks go with the first of the owner's (fcntl(2)).
     fn closed(&self, file: &Arc<File>) {
         if self.locks.load(Ordering::SeqCst) {

@@ -148,6 +148,11 @@ pub trait FileOps: Send + Sync + Any {
         Attr { mode: 0o600, nlink: 1, ino: 1, ..Attr::default() }
     }
 
+    /// Lines of its own in /proc/pid/fdinfo.
+    fn fd_info(&self) -> String {
+        String::new()
+    }
+
     /// `pipe:[7]` and the like, for /proc/pid/fd.
     fn describe(&self) -> String {
         "anon_inode:[unknown]".into()

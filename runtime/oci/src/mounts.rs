@@ -96,8 +96,8 @@ fn one(bundle: &Path, mount: &spec::Mount) -> Result<Mount> {
             let mode = options.iter().find_map(|option| option.strip_prefix("mode="));
             Source::Tmpfs { mode: mode.and_then(|mode| u32::from_str_radix(mode, 8).ok()).unwrap_or(0o1777) }
         }
-        "sysfs" => Source::Empty,
         "mqueue" => Source::Queues,
+        "sysfs" => Source::Sys,
         // Nothing answers there yet: programs find an empty directory, as on a machine without.
         "devpts" | "cgroup" | "cgroup2" => Source::Empty,
         other => bail!("type: {other:?} isn't supported"),

@@ -31,6 +31,8 @@ pub enum Source {
     Devices,
     /// An empty directory that nothing can be made in.
     Empty,
+    /// What is known of the machine, in /sys.
+    Sys,
 }
 
 /// A mount, in order of mounting.
@@ -85,7 +87,7 @@ impl BootConfig {
             mount("/proc", Source::Proc),
             mount("/dev", Source::Devices),
             mount("/dev/shm", Source::Tmpfs { mode: 0o1777 }),
-            mount("/sys", Source::Empty),
+            mount("/sys", Source::Sys),
             mount("/tmp", Source::Tmpfs { mode: 0o1777 }),
         ]
     }

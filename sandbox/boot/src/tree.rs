@@ -101,6 +101,8 @@ pub fn assemble(mounts: Vec<Prepared>, kernel: &Arc<Kernel>) -> SysResult<Arc<Mo
     filesystems.register(Arc::new(task::QueueFs { kernel: kernel.clone() }));
     let (log, started) = (kernel.log.clone(), kernel.started);
     let devices: Arc<DeviceOpener> = Arc::new(move |kind, rdev| devfs::open(kind, rdev, &log, started));
+    let machine = kernel.clone();
+    filesystems.register(Arc::new(sysfs::SysFs { cpus: Box::new(move || machine.quota.cpus()) }));
     for name in ["tmpfs", "ramfs"] {
         filesystems.register(Arc::new(TmpFs { name, devices: devices.clone() }));
     }
@@ -125,6 +127,7 @@ pub fn assemble(mounts: Vec<Prepared>, kernel: &Arc<Kernel>) -> SysResult<Arc<Mo
                         let request = MountRequest { source: b"mqueue", options: Vec::new(), flags, caller: &caller };
                         filesystems.get(b"mqueue")?.mount(&request)?
                     }
+                    Opened::Internal(Source::Sys) => sysfs::dentry(kernel.quota.cpus())?,
                     what => dentry(what, false, &devices)?,
                 };
                 let at = place(&caller, &mount.target, root.is_dir())?;
@@ -142,7 +145,7 @@ fn flags(what: &Opened) -> u64 {
         Opened::Directory(_, _, Writes::No) | Opened::File(_, _, Writes::No) => c::MS_RDONLY | c::MS_RELATIME,
         Opened::Internal(Source::Proc | Source::Queues) => usual,
         Opened::Internal(Source::Devices) => c::MS_NOSUID | c::MS_RELATIME,
-        Opened::Internal(Source::Empty) => usual | c::MS_RDONLY,
+        Opened::Internal(Source::Empty | Source::Sys) => usual | c::MS_RDONLY,
         _ => c::MS_RELATIME,
     }
 }
@@ -152,7 +155,7 @@ fn source(what: &Opened) -> &'static [u8] {
         Opened::Directory(..) | Opened::File(..) => b"none",
         Opened::Internal(Source::Proc) => b"proc",
         Opened::Internal(Source::Queues) => b"mqueue",
-        Opened::Internal(Source::Empty) => b"sysfs",
+        Opened::Internal(Source::Empty | Source::Sys) => b"sysfs",
         Opened::Internal(_) => b"tmpfs",
     }
 }

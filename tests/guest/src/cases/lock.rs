@@ -19,6 +19,8 @@ pub const CASES: &[Case] = &[
     Case { name: "file-owner", calls: "fcntl", run: owner },
     Case { name: "file-signals", calls: "fcntl ioctl", run: signals },
     Case { name: "fcntl-places", calls: "fcntl", run: places },
+    Case { name: "fdinfo", calls: "openat read", run: fd_info },
+    Case { name: "sys-tree", calls: "openat read", run: sys_tree },
 ];
 
 fn reopen(path: &std::ffi::CStr, flags: i32) -> i32 {
@@ -389,4 +391,36 @@ fn places() {
     unsafe { getrlimit(RLIMIT_NOFILE, &mut limit) };
     assert_eq!(sys!(SYS_fcntl, fd, F_DUPFD, limit.rlim_cur), Err(EINVAL));
     assert_eq!(sys!(SYS_dup2, fd, limit.rlim_cur), Err(EBADF));
+}
+
+/// What /proc tells of descriptors and of locks.
+fn fd_info() {
+    let fd = ok!(SYS_open, c"f", O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0o600) as i32;
+    put(fd, b"hello");
+    set(fd, F_WRLCK, 3, 4).unwrap();
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+    assert!(text.starts_with("pos:\t5\nflags:\t02102002\nmnt_id:\t"), "{text}");
+    let me = std::process::id();
+    let lock = format!("POSIX  ADVISORY  WRITE {me} ");
+    assert!(text.lines().any(|line| line.starts_with("lock:\t1: ") && line.contains(&lock) && line.ends_with(" 3 6")), "{text}");
+    let all = std::fs::read_to_string("/proc/locks").unwrap();
+    assert!(all.lines().any(|line| line.contains(&lock) && line.ends_with(" 3 6")), "{all}");
+    let counter = ok!(SYS_eventfd2, 7, 0) as i32;
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{counter}")).unwrap();
+    assert!(text.contains("eventfd-count:                7\n"), "{text}");
+    assert!(std::fs::metadata("/proc/self/fdinfo/999").is_err());
+}
+
+/// The processors in /sys are those that there are.
+fn sys_tree() {
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    let count = unsafe { sysconf(_SC_NPROCESSORS_ONLN) };
+    let expected = if count == 1 { "0\n".to_owned() } else { format!("0-{}\n", count - 1) };
+    assert_eq!(online, expected);
+    assert!(std::fs::metadata("/sys/devices/system/cpu/cpu0/topology/core_id").is_ok());
+    assert_eq!(std::fs::read_to_string("/sys/class/net/lo/mtu").unwrap(), "65536\n");
+    let mut fs: statfs = unsafe { std::mem::zeroed() };
+    ok!(SYS_statfs, c"/sys", &mut fs);
+    assert_eq!(fs.f_type, 0x6265_6572);
+    assert!(std::fs::write("/sys/devices/system/cpu/online", "1").is_err());
 }
