@@ -1,11 +1,12 @@
 //! Pipes and fifos (pipe(7)).
 #![forbid(unsafe_code)]
 
+mod ring;
 mod splice;
 
 use std::any::Any;
-use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
@@ -13,18 +14,35 @@ use sync::{Mutex, WaitQueue};
 use usermem::{IoBuf, UserMemoryExt};
 use vfs::{Attr, FileOps, IoctlArg, new_ino};
 
-/// Bytes that a pipe holds.
+use crate::ring::Ring;
+
+/// Bytes that a pipe holds unless told otherwise, and at most without privilege (/proc/sys/fs/pipe-max-size).
 const CAPACITY: usize = 65536;
+const MAX_CAPACITY: usize = 1 << 20;
+/// With privilege: what is in pipes is the sentry's memory.
+const HARD_CAPACITY: usize = 64 << 20;
 /// Writes up to this size are all or nothing (`PIPE_BUF`).
 const ATOMIC: usize = 4096;
-/// Bytes that are copied at once.
+/// What copies that fail are rounded to, and the largest packet.
 const PAGE: usize = 4096;
 
-#[derive(Default)]
 struct State {
-    data: VecDeque<u8>,
+    data: Ring,
+    capacity: usize,
     readers: usize,
     writers: usize,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { data: Ring::default(), capacity: CAPACITY, readers: 0, writers: 0 }
+    }
+}
+
+impl State {
+    fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.data.len())
+    }
 }
 
 /// The buffer between both ends.
@@ -45,6 +63,8 @@ pub struct PipeEnd {
     pipe: Arc<Pipe>,
     read: bool,
     write: bool,
+    /// Each write is a packet (`O_DIRECT`).
+    packets: AtomicBool,
 }
 
 impl PipeEnd {
@@ -56,7 +76,42 @@ impl PipeEnd {
         state.writers += usize::from(write);
         drop(state);
         pipe.queue.wake(PollEvents::READABLE | PollEvents::WRITABLE);
-        Arc::new(Self { pipe: pipe.clone(), read, write })
+        Arc::new(Self { pipe: pipe.clone(), read, write, packets: AtomicBool::new(false) })
+    }
+
+    /// Whether each write from now on is a packet (`O_DIRECT`).
+    pub fn set_packets(&self, on: bool) {
+        self.packets.store(on, Ordering::Relaxed);
+    }
+
+    /// `F_GETPIPE_SZ`
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.pipe.state.lock().capacity
+    }
+
+    /// `F_SETPIPE_SZ`: lets the pipe hold at least `bytes`; returns how much it holds now.
+    ///
+    /// # Errors
+    /// `EINVAL`; `EPERM` for more than usual without privilege; `EBUSY` when it holds more already; `ENOMEM`.
+    pub fn set_capacity(&self, bytes: usize, privileged: bool) -> SysResult<usize> {
+        let size =
+            bytes.max(PAGE).checked_next_power_of_two().filter(|size| i32::try_from(*size).is_ok()).ok_or(Errno::EINVAL)?;
+        let mut state = self.pipe.state.lock();
+        if size > state.capacity && size > MAX_CAPACITY && !privileged {
+            return Err(Errno::EPERM);
+        }
+        if size > HARD_CAPACITY {
+            return Err(Errno::ENOMEM);
+        }
+        if state.data.len() > size {
+            return Err(Errno::EBUSY);
+        }
+        state.data.shrink(size);
+        state.capacity = size;
+        drop(state);
+        self.pipe.queue.wake(PollEvents::WRITABLE);
+        Ok(size)
     }
 
     /// A new pipe: reading end and writing end.
@@ -64,6 +119,15 @@ impl PipeEnd {
     pub fn pair() -> (Arc<Self>, Arc<Self>) {
         let pipe = Arc::new(Pipe::default());
         (Self::open(&pipe, true, false), Self::open(&pipe, false, true))
+    }
+}
+
+/// What of a copy of `want` bytes counts: as on Linux, a page goes as a whole or not at all.
+fn whole(copied: SysResult<usize>, want: usize) -> usize {
+    match copied {
+        Ok(count) if count >= want => want,
+        Ok(count) => count / PAGE * PAGE,
+        Err(_) => 0,
     }
 }
 
@@ -90,26 +154,25 @@ impl FileOps for PipeEnd {
         if state.data.is_empty() {
             return if state.writers == 0 { Ok(0) } else { Err(Errno::EAGAIN) };
         }
+        let readable = state.data.readable();
         let mut total = 0;
-        while buf.remaining() > 0 && !state.data.is_empty() {
-            let (front, _) = state.data.as_slices();
-            let want = front.len().min(buf.remaining()).min(PAGE);
+        while buf.remaining() > 0 && total < readable {
+            let front = state.data.front();
+            let want = front.len().min(buf.remaining()).min(readable - total);
             let start = buf.done();
-            match buf.copy_out(front.get(..want).unwrap_or_default()) {
-                Ok(count) if count == want => {
-                    state.data.drain(..count);
-                    total += count;
+            let result = buf.copy_out(front.get(..want).unwrap_or_default());
+            let count = whole(result, want);
+            state.data.consume(count);
+            total += count;
+            if count < want {
+                buf.rewind(start + count);
+                if total == 0 {
+                    return result.and(Err(Errno::EFAULT));
                 }
-                // As on Linux, a page goes as a whole or not at all.
-                result => {
-                    buf.rewind(start);
-                    if total == 0 {
-                        return result.and(Err(Errno::EFAULT));
-                    }
-                    break;
-                }
+                break;
             }
         }
+        state.data.end_read(total, readable);
         drop(state);
         self.pipe.queue.wake(PollEvents::WRITABLE);
         Ok(total)
@@ -123,30 +186,35 @@ impl FileOps for PipeEnd {
         if state.readers == 0 {
             return Err(Errno::EPIPE);
         }
-        let room = CAPACITY - state.data.len();
-        let wanted = buf.remaining();
+        let (room, wanted) = (state.room(), buf.remaining());
         if room == 0 || wanted <= ATOMIC && room < wanted {
             return Err(Errno::EAGAIN);
         }
-        let mut left = room.min(wanted);
-        let mut total = 0;
-        let mut chunk = [0; PAGE];
-        while left > 0 {
-            let part = chunk.get_mut(..left.min(PAGE)).unwrap_or_default();
+        let packets = self.packets.load(Ordering::Relaxed);
+        let end = room.min(wanted);
+        let (mut total, mut packet) = (0, 0);
+        while total < end {
+            // A packet is a page at most; more of them follow.
+            let most = if packets { (PAGE - packet).min(end - total) } else { end - total };
+            let capacity = state.capacity;
+            let spare = state.data.spare(most, capacity);
+            let want = spare.len();
             let start = buf.done();
-            match buf.copy_in(part) {
-                Ok(count) if count == part.len() => {
-                    state.data.extend(&*part);
-                    total += count;
-                    left -= count;
+            let result = buf.copy_in(spare);
+            let count = whole(result, want);
+            if packet > 0 {
+                state.data.extend_packet(count);
+            } else if count > 0 {
+                state.data.commit(count, packets);
+            }
+            packet = if packets { (packet + count) % PAGE } else { 0 };
+            total += count;
+            if count < want || want == 0 {
+                buf.rewind(start + count);
+                if total == 0 {
+                    return result.and(Err(Errno::EFAULT));
                 }
-                result => {
-                    buf.rewind(start);
-                    if total == 0 {
-                        return result.and(Err(Errno::EFAULT));
-                    }
-                    break;
-                }
+                break;
             }
         }
         drop(state);
@@ -166,7 +234,7 @@ impl FileOps for PipeEnd {
             }
         }
         if self.write {
-            if CAPACITY - state.data.len() >= ATOMIC {
+            if state.room() >= ATOMIC {
                 events |= PollEvents::WRITABLE;
             }
             if state.readers == 0 {

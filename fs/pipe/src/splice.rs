@@ -5,7 +5,7 @@ use std::sync::Arc;
 use abi::poll::PollEvents;
 use abi::{Errno, SysResult};
 
-use crate::{CAPACITY, PipeEnd};
+use crate::PipeEnd;
 
 /// Bytes that are moved at once.
 const CHUNK: usize = 64 << 10;
@@ -26,7 +26,7 @@ impl PipeEnd {
         if state.readers == 0 {
             return Err(Errno::EPIPE);
         }
-        match CAPACITY.saturating_sub(state.data.len()) {
+        match state.room() {
             0 => Err(Errno::EAGAIN),
             room => Ok(room),
         }
@@ -41,13 +41,15 @@ impl PipeEnd {
         if state.readers == 0 {
             return Err(Errno::EPIPE);
         }
-        let room = CAPACITY.saturating_sub(state.data.len());
+        let (room, capacity) = (state.room(), state.capacity);
         if room == 0 {
             return Err(Errno::EAGAIN);
         }
-        let mut chunk = vec![0; room.min(max).min(CHUNK)];
-        let count = f(&mut chunk)?;
-        state.data.extend(chunk.get(..count).unwrap_or_default());
+        let spare = state.data.spare(room.min(max).min(CHUNK), capacity);
+        let count = f(spare)?.min(spare.len());
+        if count > 0 {
+            state.data.commit(count, false);
+        }
         drop(state);
         if count > 0 {
             self.pipe.queue.wake(PollEvents::READABLE);
@@ -64,10 +66,10 @@ impl PipeEnd {
         if state.data.is_empty() {
             return if state.writers == 0 { Ok(0) } else { Err(Errno::EAGAIN) };
         }
-        let (front, _) = state.data.as_slices();
-        let count = f(front.get(..front.len().min(max)).unwrap_or_default())?;
-        let count = count.min(state.data.len());
-        state.data.drain(..count);
+        let front = state.data.front();
+        let (most, front) = (front.len().min(max), front.get(..front.len().min(max)).unwrap_or_default());
+        let count = f(front)?.min(most);
+        state.data.consume(count);
         drop(state);
         if count > 0 {
             self.pipe.queue.wake(PollEvents::WRITABLE);
@@ -96,15 +98,14 @@ impl PipeEnd {
         if dest.readers == 0 {
             return Err(Errno::EPIPE);
         }
-        let room = CAPACITY.saturating_sub(dest.data.len());
-        let count = source.data.len().min(room).min(max);
+        let (room, capacity) = (dest.room(), dest.capacity);
+        let count = source.data.readable().min(room).min(max);
         if count == 0 {
             return Err(Errno::EAGAIN);
         }
+        dest.data.extend(&source.data.copy(count), capacity);
         if consume {
-            dest.data.extend(source.data.drain(..count));
-        } else {
-            dest.data.extend(source.data.iter().take(count));
+            source.data.consume(count);
         }
         drop((source, dest));
         to.pipe.queue.wake(PollEvents::READABLE);

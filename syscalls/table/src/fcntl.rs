@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c, nr};
+use pipe::PipeEnd;
 use task::{Current, F_OWNER_PGRP, F_OWNER_PID, F_OWNER_TID, SigIo};
 use usermem::UserMemoryExt;
 use vfs::{File, FileOwner, MAX_FDS};
@@ -12,7 +13,7 @@ use crate::args::int;
 use crate::fd::install;
 use crate::{Entry, lock, partial};
 
-pub const ENTRIES: &[Entry] = &[partial(nr::FCNTL, fcntl, "no F_NOTIFY, pipe sizes, seals or write hints")];
+pub const ENTRIES: &[Entry] = &[partial(nr::FCNTL, fcntl, "no F_NOTIFY, seals or write hints")];
 
 /// Calls that the C library has no names for.
 const F_SETOWN_EX: i32 = 15;
@@ -20,6 +21,11 @@ const F_GETOWN_EX: i32 = 16;
 const F_SETSIG: i32 = 10;
 const F_GETSIG: i32 = 11;
 const F_DUPFD_QUERY: i32 = 1027;
+
+/// The pipe behind a file.
+fn pipe(file: &File) -> SysResult<&PipeEnd> {
+    file.ops.as_any().downcast_ref().ok_or(Errno::EBADF)
+}
 
 fn fcntl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let (fd, cmd, arg) = (int(a[0]), int(a[1]), a[2]);
@@ -37,6 +43,12 @@ fn fcntl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     }
     match cmd {
         c::F_SETFL => set_flags(t, fd, &file, int(arg)),
+        c::F_GETPIPE_SZ => Ok(pipe(&file)?.capacity() as u64),
+        c::F_SETPIPE_SZ => {
+            let bytes = usize::try_from(crate::args::uint(arg)).map_err(|_| Errno::EINVAL)?;
+            let privileged = t.credentials().has_capability(auth::Capability::SYS_RESOURCE);
+            Ok(pipe(&file)?.set_capacity(bytes, privileged)? as u64)
+        }
         c::F_GETLK => lock::get_record(t, &file, arg, false),
         c::F_OFD_GETLK => lock::get_record(t, &file, arg, true),
         c::F_SETLK => lock::set_record(t, fd, &file, arg, false, false),
@@ -82,6 +94,9 @@ pub fn set_flags(t: &Current, fd: i32, file: &Arc<File>, flags: i32) -> SysResul
     let can = file.ops.can_signal();
     if switched && can {
         set_async(t, fd, file, flags & c::O_ASYNC != 0);
+    }
+    if let Ok(end) = pipe(file) {
+        end.set_packets(flags & c::O_DIRECT != 0);
     }
     file.set_flags(if can { flags } else { flags & !c::O_ASYNC });
     Ok(0)

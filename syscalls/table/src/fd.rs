@@ -21,7 +21,7 @@ pub const ENTRIES: &[Entry] = &[
     full(nr::DUP3, |t, a| dup(t, int(a[0]), int(a[1]), Some(int(a[2])))),
     partial(nr::IOCTL, ioctl, "terminals: TCGETS and TIOCGWINSZ"),
     full(nr::PIPE, |t, a| make_pipe(t, a[0], 0)),
-    partial(nr::PIPE2, |t, a| make_pipe(t, a[0], int(a[1])), "no O_DIRECT"),
+    full(nr::PIPE2, |t, a| make_pipe(t, a[0], int(a[1]))),
 ];
 
 /// Puts a file at the lowest free descriptor.
@@ -90,12 +90,13 @@ fn ioctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
 }
 
 fn make_pipe(t: &mut Current, addr: u64, flags: i32) -> SysResult<u64> {
-    if flags & !(c::O_CLOEXEC | c::O_NONBLOCK) != 0 {
+    if flags & !(c::O_CLOEXEC | c::O_NONBLOCK | c::O_DIRECT) != 0 {
         return Err(Errno::EINVAL);
     }
     let (read, write) = PipeEnd::pair();
+    write.set_packets(flags & c::O_DIRECT != 0);
     let cloexec = flags & c::O_CLOEXEC != 0;
-    let status = flags & c::O_NONBLOCK;
+    let status = flags & (c::O_NONBLOCK | c::O_DIRECT);
     let first = install(t, File::new(read, None, c::O_RDONLY | status), cloexec, 0)?;
     let second = install(t, File::new(write, None, c::O_WRONLY | status), cloexec, 0);
     let written = second.and_then(|second| t.mm.write_obj(addr, &[int(first), int(second)]).map(|()| second));

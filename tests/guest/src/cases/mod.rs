@@ -24,6 +24,7 @@ mod namespaces;
 mod netlink;
 mod path;
 mod perm;
+mod pipe;
 mod process;
 mod sched;
 mod seccomp;
@@ -59,6 +60,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         netlink::CASES,
         path::CASES,
         perm::CASES,
+        pipe::CASES,
         process::CASES,
         sched::CASES,
         seccomp::CASES,
