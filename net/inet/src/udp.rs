@@ -122,17 +122,19 @@ impl Udp {
         }
     }
 
-    /// How a destination is reached, and from which address.
-    fn route(&self, to: &SocketAddr, local: IpAddr, control: &SendControl) -> SysResult<(Found, IpAddr)> {
+    /// How a destination is reached, and from which address; `chosen`: bind(2) has chosen the local one.
+    fn route(&self, to: &SocketAddr, local: IpAddr, chosen: bool, control: &SendControl) -> SysResult<(Found, IpAddr)> {
+        // An address that connect(2) has chosen doesn't keep a socket of IPv6 from sending by IPv4.
+        let local = if !chosen && local.is_ipv6() && to.is_ipv4() { unspecified_like(local) } else { local };
         if to.is_ipv4() && self.ip.is_v6() && (self.ip.v6_only() || local.is_ipv6() && !local.is_unspecified()) {
             return Err(Errno::ENETUNREACH);
         }
         if to.is_ipv6() && local.is_ipv4() && !local.is_unspecified() {
-            return Err(Errno::ENETUNREACH);
+            return Err(Errno::EAFNOSUPPORT);
         }
         let link = if control.link != 0 { control.link } else { self.ip.link_towards(to) };
         let found = self.ip.stack.links.read().route(to.ip(), link)?;
-        let chosen = match (control.source, local) {
+        let source = match (control.source, local) {
             (Some(source), _) => Some(source),
             (None, local) if !local.is_unspecified() && !local.is_multicast() => Some(local),
             (None, _) if found.path == Path::Multicast && to.is_ipv4() => {
@@ -141,8 +143,8 @@ impl Udp {
             }
             _ => None,
         };
-        let chosen = chosen.filter(|addr| !matches!(addr, IpAddr::V4(addr) if addr.is_broadcast()));
-        Ok((found, chosen.unwrap_or(found.source)))
+        let source = source.filter(|addr| !matches!(addr, IpAddr::V4(addr) if addr.is_broadcast()));
+        Ok((found, source.unwrap_or(found.source)))
     }
 
     /// Where `message` goes.
@@ -342,7 +344,7 @@ impl Udp {
                 drop(state);
                 if let Some((to, data)) = held {
                     let control = SendControl::default();
-                    let (found, source) = self.route(&to, local.ip(), &control)?;
+                    let (found, source) = self.route(&to, local.ip(), true, &control)?;
                     self.transmit(data, (source, local.port()).into(), to, &found, &control);
                 }
             }
@@ -432,7 +434,7 @@ impl Socket for Udp {
             to.set_ip(local_host(&to));
         }
         let mut state = self.state.lock();
-        let (found, source) = self.route(&to, state.local.ip(), &SendControl::default())?;
+        let (found, source) = self.route(&to, state.local.ip(), true, &SendControl::default())?;
         self.may_broadcast(&found)?;
         self.autobind(&mut state)?;
         if state.local.ip().is_unspecified() {
@@ -464,7 +466,7 @@ impl Socket for Udp {
             Some((to, _)) => *to,
             None => self.destination(&state, message)?,
         };
-        let (found, source) = self.route(&to, state.local.ip(), &control)?;
+        let (found, source) = self.route(&to, state.local.ip(), state.chose_addr, &control)?;
         self.may_broadcast(&found)?;
         self.autobind(&mut state)?;
         if let Some(error) = self.ip.common.take_error() {

@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     Case { name: "inet-options", calls: "setsockopt getsockopt", run: options },
     Case { name: "udp", calls: "sendto recvfrom connect", run: datagrams },
     Case { name: "udp-control", calls: "sendmsg recvmsg setsockopt", run: control },
+    Case { name: "udp-v6", calls: "sendto connect bind", run: datagrams_of_both_families },
     Case { name: "inet-interfaces", calls: "ioctl", run: interfaces },
     Case { name: "inet-errors", calls: "socket connect bind sendto", run: errors },
 ];
@@ -409,4 +410,31 @@ fn errors() {
     assert_eq!(sys!(SYS_accept4, udp, 0, 0, 0), Err(EOPNOTSUPP));
     assert_eq!(sys!(SYS_sendto, udp, &b"x"[..], 1, MSG_OOB, &mut address(LOCALHOST, 9), 16), Err(EOPNOTSUPP));
     assert_eq!(sys!(SYS_sendto, udp, &b"x"[..], 1, 0, &mut address(LOCALHOST, 0), 16), Err(EINVAL));
+}
+
+fn datagrams_of_both_families() {
+    let new6 = || ok!(SYS_socket, AF_INET6, SOCK_DGRAM, 0) as i32;
+    let mut loopback: sockaddr_in6 = unsafe { std::mem::zeroed() };
+    loopback.sin6_family = AF_INET6 as u16;
+    loopback.sin6_addr.s6_addr[15] = 1;
+    let six = new6();
+    if sys!(SYS_bind, six, &mut loopback, 28) == Err(EADDRNOTAVAIL) {
+        skip("no IPv6 here");
+    }
+    let four = new(SOCK_DGRAM);
+    bind_to(four, LOCALHOST, 0).unwrap();
+    let mut mapped = sockaddr_in6 { sin6_port: port_of(four).to_be(), ..loopback };
+    mapped.sin6_addr.s6_addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1];
+    loopback.sin6_port = port_of(six).to_be();
+    let send = |fd: i32, to: &mut sockaddr_in6| sys!(SYS_sendto, fd, &b"x"[..], 1, 0, to, 28);
+    // Bound to an address of one family, it sends by that one; connected only, by both.
+    assert_eq!(send(six, &mut mapped), Err(ENETUNREACH));
+    let connected = new6();
+    ok!(SYS_connect, connected, &mut loopback, 28);
+    assert_eq!(send(connected, &mut mapped), Ok(1));
+    assert_eq!(receive(four, 9, 0), Ok(b"x".to_vec()));
+    let bound = new6();
+    ok!(SYS_bind, bound, &mut sockaddr_in6 { sin6_port: 0, ..mapped }, 28);
+    assert_eq!(send(bound, &mut mapped), Ok(1));
+    assert_eq!(send(bound, &mut loopback), Err(EAFNOSUPPORT));
 }
