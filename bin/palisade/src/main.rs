@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use boot::{BootConfig, BootError, Mount, Quota, Source, Start, Writes};
+use boot::{BootConfig, BootError, Mount, Quota, Start, Writes};
 use clap::Parser;
 use control::Process;
 use jail::IdMaps;
@@ -45,7 +45,7 @@ fn volume(text: &str) -> Result<Mount> {
     if source.is_empty() || !target.starts_with('/') {
         bail!("--volume {text:?}: DST must be an absolute path");
     }
-    Ok(Mount { target: (*target).to_owned(), source: Source::Bind(PathBuf::from(source), writes) })
+    Ok(Mount::bind(target, PathBuf::from(source), writes))
 }
 
 fn run_do(args: DoArgs, strace: bool, debug: bool) -> Result<i32> {
@@ -57,6 +57,10 @@ fn run_do(args: DoArgs, strace: bool, debug: bool) -> Result<i32> {
         root: args.root,
         writes: Writes::ToMemory,
         mounts,
+        devices: Vec::new(),
+        masked: Vec::new(),
+        read_only: Vec::new(),
+        propagation: None,
         hostname: None,
         process: Process { argv: args.command, env: environment(args.env), cwd: args.cwd, ..Process::default() },
         ids: IdMaps::default(),

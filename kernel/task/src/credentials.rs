@@ -86,6 +86,14 @@ impl Group {
     }
 }
 
+/// What a program's file gives to who runs it.
+pub(crate) fn exec_file(file: &Path) -> SysResult<ExecFile> {
+    let attr = file.inode().attr()?;
+    let nosuid = file.mount.has(c::MS_NOSUID);
+    let caps = if nosuid { None } else { file_caps(file)? };
+    Ok(ExecFile { mode: attr.mode, uid: Kuid(attr.uid), gid: Kgid(attr.gid), caps, nosuid })
+}
+
 impl Current {
     /// Who runs.
     #[must_use]
@@ -132,12 +140,8 @@ impl Current {
         if self.too_many && over() {
             return Err(Errno::EAGAIN);
         }
-        let attr = file.inode().attr()?;
-        let nosuid = file.mount.has(c::MS_NOSUID);
-        let caps = if nosuid { None } else { file_caps(file)? };
-        let file = ExecFile { mode: attr.mode, uid: Kuid(attr.uid), gid: Kgid(attr.gid), caps, nosuid };
         let no_new_privs = self.task.no_new_privs.load(Ordering::SeqCst);
-        self.credentials.exec(&file, Unsafe { no_new_privs, shares_fs: self.shares_fs(), traced: false })
+        self.credentials.exec(&exec_file(file)?, Unsafe { no_new_privs, shares_fs: self.shares_fs(), traced: false })
     }
 
     /// Whether root and working directory are another process's, too (`CLONE_FS`): it could change them under a program with more rights.

@@ -6,13 +6,14 @@ use std::sync::{Arc, OnceLock};
 
 use abi::structs::Rlimit;
 use abi::{Errno, SysResult};
-use auth::{Credentials, UserNamespace};
+use auth::{Credentials, ExecOutcome, Unsafe, UserNamespace};
 use platform::{Platform, UserRegs};
 use sync::{Mutex, Parker, monotonic_ns};
 use timer::Timers;
 use vfs::{Caller, FdTable, File, FileSystems, FsContext, MountNamespace, WalkFlags};
 
 use crate::bootlog;
+use crate::credentials::exec_file;
 use crate::current::Current;
 use crate::exec::identity;
 use crate::fork::Surroundings;
@@ -21,6 +22,7 @@ use crate::group::Group;
 use crate::jobs::Jobs;
 use crate::net::NetNamespace;
 use crate::ns::{CgroupNamespace, IpcNamespace, Namespaces, Pid, PidNamespace, UtsNamespace};
+use crate::seccomp::Filters;
 use crate::tasks::Task;
 use crate::trace::{Sink, Trace};
 use crate::worker::Worker;
@@ -50,8 +52,11 @@ pub struct ProcessRequest {
     pub argv: Vec<Vec<u8>>,
     pub envp: Vec<Vec<u8>>,
     pub stdio: Vec<Arc<File>>,
-    /// In the kernel's first user namespace.
+    /// Of who runs the program, in the kernel's first user namespace: the program's own are what execve(2) makes of them.
     pub credentials: Credentials,
+    pub no_new_privs: bool,
+    /// A seccomp filter that holds from the program's first instruction on.
+    pub filter: Option<Vec<cbpf::Instruction>>,
     /// Resource limits (`RLIMIT_*`) that are not the usual ones.
     pub limits: Vec<(usize, Rlimit)>,
     /// Called when it ends; not for the first process, see [`Kernel::wait_init`].
@@ -187,7 +192,16 @@ impl Kernel {
         let path = request.path;
         let file = caller.resolve(&path, WalkFlags::FOLLOW)?;
         let program = loader::Program { file, path, argv: request.argv, envp: request.envp, user_ns: who.user_ns.clone() };
-        let image = loader::load(&*self.platform, &caller, program, &mut |_| Ok(identity(&who, false)))?;
+        let filter = request.filter.as_deref().map(Filters::alone).transpose()?;
+        let mut outcome = None;
+        let image = loader::load(&*self.platform, &caller, program, &mut |file| {
+            let hazard = Unsafe { no_new_privs: request.no_new_privs, ..Unsafe::default() };
+            let ExecOutcome { credentials, secure } = who.exec(&exec_file(file)?, hazard)?;
+            let identity = identity(&credentials, secure);
+            outcome = Some(credentials);
+            Ok(identity)
+        })?;
+        let who = Arc::new(outcome.ok_or(Errno::ENOEXEC)?);
         let fds = Arc::new(FdTable::default());
         for file in request.stdio {
             fds.install(file, false, 0, 1024)?;
@@ -208,6 +222,10 @@ impl Kernel {
         let surroundings = Surroundings { credentials: who, ns: self.ns.clone(), fs: Arc::new(fs), mount_ns: request.mount_ns };
         let task = Task::new(self, number, &group, image.mm, charge, fds, surroundings, &image.comm);
         task.lock().exe = Some(image.exe);
+        task.no_new_privs.store(request.no_new_privs, Ordering::SeqCst);
+        if let Some(filter) = filter {
+            task.set_filters(filter);
+        }
         self.enlist(&task, true);
         self.watch_cpu_limit(&task.group);
         Current::start(task.clone(), context, regs).inspect_err(|_| self.delist(&task))?;

@@ -9,7 +9,7 @@ use control::Connection;
 
 use crate::spec::Spec;
 use crate::state::{self, Container, Guard, Record, Status};
-use crate::{Options, bundle, hooks, lifecycle};
+use crate::{Options, bundle, hooks, lifecycle, mounts};
 
 /// What `create` and `run` are told besides the id.
 #[derive(Default)]
@@ -74,6 +74,9 @@ fn build(options: &Options, container: &mut Container, spec: &Spec, config: &Boo
             container.record.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.make(&container.record.resources))
         });
         options.cgroup_error(made)?;
+    }
+    if config.writes == boot::Writes::No {
+        mounts::make_places(&config.root, &config.mounts)?;
     }
     let start = Start::WhenTold { listener: container.listen()?, status: container.exit_status_file()? };
     jail::block_signals();

@@ -126,10 +126,14 @@ pub struct Linux {
     pub uid_mappings: List<IdMapping>,
     pub gid_mappings: List<IdMapping>,
     pub namespaces: List<Namespace>,
+    pub devices: List<Device>,
     pub cgroups_path: Option<String>,
     pub resources: Option<Resources>,
     pub sysctl: Option<BTreeMap<String, String>>,
     pub seccomp: Option<Seccomp>,
+    pub rootfs_propagation: Option<String>,
+    pub masked_paths: List<String>,
+    pub readonly_paths: List<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -146,6 +150,21 @@ pub struct Namespace {
     #[serde(rename = "type")]
     pub kind: String,
     pub path: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Device {
+    pub path: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(default)]
+    pub major: i64,
+    #[serde(default)]
+    pub minor: i64,
+    pub file_mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

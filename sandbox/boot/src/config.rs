@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use abi::c;
 use control::Process;
 use jail::IdMaps;
 
@@ -21,18 +22,23 @@ pub enum Writes {
 pub enum Source {
     /// A file or directory of the host.
     Bind(PathBuf, Writes),
-    Tmpfs {
-        mode: u32,
+    /// A filesystem of the kernel inside, by the name of its type. A tmpfs on /dev gets the nodes that programs expect there.
+    Internal {
+        kind: String,
+        /// What is shown as its source.
+        name: String,
+        /// Options as mount(2) has them: `size=64m,mode=755`.
+        options: String,
     },
-    Proc,
-    /// POSIX message queues.
-    Queues,
-    /// The devices of /dev.
-    Devices,
-    /// An empty directory that nothing can be made in.
-    Empty,
-    /// What is known of the machine, in /sys.
-    Sys,
+}
+
+/// What a mount tells others that show the same, and is told by them (mount_namespaces(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    Private,
+    Shared,
+    Slave,
+    Unbindable,
 }
 
 /// A mount, in order of mounting.
@@ -40,6 +46,38 @@ pub enum Source {
 pub struct Mount {
     pub target: String,
     pub source: Source,
+    /// `MS_*` (mount(2)).
+    pub flags: u64,
+    /// And whether that goes for all below.
+    pub propagation: Option<(Propagation, bool)>,
+}
+
+impl Mount {
+    /// A filesystem of the kernel inside.
+    #[must_use]
+    pub fn internal(target: &str, kind: &str, options: &str, flags: u64) -> Self {
+        let source = Source::Internal { kind: kind.into(), name: kind.into(), options: options.into() };
+        Self { target: target.into(), source, flags, propagation: None }
+    }
+
+    /// A file or directory of the host.
+    #[must_use]
+    pub fn bind(target: &str, path: PathBuf, writes: Writes) -> Self {
+        let flags = if writes == Writes::No { c::MS_RDONLY | c::MS_RELATIME } else { c::MS_RELATIME };
+        Self { target: target.into(), source: Source::Bind(path, writes), flags, propagation: None }
+    }
+}
+
+/// A device node to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    pub path: String,
+    /// Type and permissions.
+    pub mode: u32,
+    pub major: u32,
+    pub minor: u32,
+    pub uid: u32,
+    pub gid: u32,
 }
 
 /// What the sandbox may use, as programs see it; `None`: what the host has.
@@ -57,6 +95,14 @@ pub struct BootConfig {
     pub root: PathBuf,
     pub writes: Writes,
     pub mounts: Vec<Mount>,
+    /// Nodes beside those that every sandbox has.
+    pub devices: Vec<Device>,
+    /// Files and directories that are hidden: by an empty file, an empty directory.
+    pub masked: Vec<String>,
+    /// Files and directories that can't be changed.
+    pub read_only: Vec<String>,
+    /// What the root tells and is told.
+    pub propagation: Option<(Propagation, bool)>,
     pub hostname: Option<String>,
     /// The first program.
     pub process: Process,
@@ -79,16 +125,17 @@ impl BootConfig {
         self.writes == Writes::ToHost || self.mounts.iter().any(bound)
     }
 
-    /// What every sandbox has mounted: /dev, /dev/shm, /proc, /sys, /tmp.
+    /// What every sandbox has mounted: /proc, /dev, /dev/pts, /dev/shm, /sys, /tmp.
     #[must_use]
     pub fn usual_mounts() -> Vec<Mount> {
-        let mount = |target: &str, source| Mount { target: target.to_owned(), source };
+        let usual = c::MS_NOSUID | c::MS_NODEV | c::MS_NOEXEC | c::MS_RELATIME;
         vec![
-            mount("/proc", Source::Proc),
-            mount("/dev", Source::Devices),
-            mount("/dev/shm", Source::Tmpfs { mode: 0o1777 }),
-            mount("/sys", Source::Sys),
-            mount("/tmp", Source::Tmpfs { mode: 0o1777 }),
+            Mount::internal("/proc", "proc", "", usual),
+            Mount::internal("/dev", "tmpfs", "mode=755", c::MS_NOSUID | c::MS_RELATIME),
+            Mount::internal("/dev/pts", "devpts", "ptmxmode=0666,mode=0620,gid=5", c::MS_NOSUID | c::MS_NOEXEC | c::MS_RELATIME),
+            Mount::internal("/dev/shm", "tmpfs", "mode=1777", c::MS_NOSUID | c::MS_NODEV | c::MS_RELATIME),
+            Mount::internal("/sys", "sysfs", "", usual | c::MS_RDONLY),
+            Mount::internal("/tmp", "tmpfs", "mode=1777", c::MS_NOSUID | c::MS_NODEV | c::MS_RELATIME),
         ]
     }
 }

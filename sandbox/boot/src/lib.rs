@@ -21,7 +21,7 @@ use control::{Connection, Response};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 pub use abi::structs::Rlimit;
-pub use config::{BootConfig, Mount, Quota, Source, Writes};
+pub use config::{BootConfig, Device, Mount, Propagation, Quota, Source, Writes};
 pub use error::BootError;
 pub use systrap::reserve;
 
@@ -78,8 +78,8 @@ pub fn spawn(config: &BootConfig, start: Start) -> Result<Sandbox, BootError> {
     }
 }
 
-/// Does something in another network namespace.
-fn in_network<T>(path: &Path, f: impl FnOnce() -> Result<T, BootError>) -> Result<T, BootError> {
+/// Forks in another network namespace.
+fn in_network(path: &Path, fork: impl FnOnce() -> Result<Option<i32>, BootError>) -> Result<Option<i32>, BootError> {
     let what = "cannot join the network namespace";
     let open = |path: &Path| File::open(path).map_err(|error| failed(what, "")(format!("{}: {error}", path.display())));
     let (own, other) = (open(Path::new("/proc/self/ns/net"))?, open(path)?);
@@ -88,9 +88,11 @@ fn in_network<T>(path: &Path, f: impl FnOnce() -> Result<T, BootError>) -> Resul
             .map_err(|errno| failed(what, "")(format!("{}: {errno}", path.display())))
     };
     enter(&other)?;
-    let result = f();
-    enter(&own)?;
-    result
+    match fork()? {
+        // The child stays.
+        None => Ok(None),
+        Some(pid) => enter(&own).map(|()| Some(pid)),
+    }
 }
 
 /// What the sandbox's process does; returns its exit status.

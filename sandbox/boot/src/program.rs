@@ -54,14 +54,15 @@ impl Launcher {
             envp: bytes(&process.env),
             stdio: self.streams(streams).map_err(|errno| BootError::exec(name, errno))?,
             credentials: self.credentials(process),
+            no_new_privs: process.no_new_privs,
+            filter: (!process.seccomp.is_empty()).then(|| process.seccomp.iter().map(instruction).collect()),
             limits: process.limits.iter().map(|(resource, cur, max)| (*resource, Rlimit { cur: *cur, max: *max })).collect(),
             on_exit,
         };
         self.kernel.start_process(request).map_err(|errno| BootError::exec(name, errno))
     }
 
-    /// Who the program is, after the execve(2) that a container's first program comes by: root has what isn't beyond its bounds, others their
-    /// ambient capabilities (capabilities(7), "Transformation of capabilities during execve()").
+    /// Who runs the program.
     fn credentials(&self, process: &Process) -> Credentials {
         let user = &process.user;
         let groups = user.additional_gids.iter().map(|gid| Kgid(*gid)).collect();
@@ -69,10 +70,8 @@ impl Launcher {
         if let Some(given) = process.capabilities {
             let set = CapSet::from_bits;
             (own.bounding, own.inheritable) = (set(given.bounding), set(given.inheritable));
-            own.ambient = set(given.ambient).and(set(given.permitted)).and(own.inheritable);
-            let root = user.uid == 0;
-            own.permitted = if root { own.bounding.with(own.inheritable) } else { own.ambient };
-            own.effective = own.permitted;
+            (own.permitted, own.effective) = (set(given.permitted), set(given.effective));
+            own.ambient = set(given.ambient).and(own.permitted).and(own.inheritable);
         }
         own
     }
@@ -93,6 +92,10 @@ impl Launcher {
             _ => Err(Errno::EBADF),
         }
     }
+}
+
+fn instruction(&(code, jt, jf, k): &(u16, u8, u8, u32)) -> cbpf::Instruction {
+    cbpf::Instruction { code, jt, jf, k }
 }
 
 /// Finds a program along PATH, as execvp(3) does.

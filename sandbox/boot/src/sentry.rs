@@ -18,7 +18,11 @@ use crate::server::Server;
 use crate::{Start, tree};
 
 /// Runs the sandbox to its end; returns the exit status of its first program (128+n for a signal).
-pub fn run(config: &BootConfig, mounts: Vec<tree::Prepared>, stream: UnixStream, start: Start) -> Result<i32, BootError> {
+pub fn run(config: &BootConfig, mut mounts: Vec<tree::Prepared>, stream: UnixStream, start: Start) -> Result<i32, BootError> {
+    // Still as who has opened it: another user may not get that far.
+    for mount in &mut mounts {
+        mount.detach().map_err(failed("cannot detach what is to be mounted", " (it needs Linux 5.12 or newer)"))?;
+    }
     jail::become_root().map_err(failed("cannot become root of the user namespace", " (user and group 0 must be mapped)"))?;
     if matches!(start, Start::AtOnce) {
         jail::die_with_parent();
@@ -81,7 +85,7 @@ pub fn exit_status(status: i32) -> i32 {
 }
 
 /// Confines this process and builds the kernel.
-fn build(config: &BootConfig, mut mounts: Vec<tree::Prepared>) -> Result<Launcher, BootError> {
+fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<Launcher, BootError> {
     // Terminal signals come by the parent only: stubs must not see them.
     rustix::process::setsid().map_err(failed("setsid", ""))?;
     // Guests have masks of their own.
@@ -89,9 +93,6 @@ fn build(config: &BootConfig, mut mounts: Vec<tree::Prepared>) -> Result<Launche
     usermem::install_fault_handler();
     sync::watch_load();
     let vdso = systrap::host_vdso().map_err(failed("cannot read /proc/self/maps", ""))?;
-    for mount in &mut mounts {
-        mount.detach().map_err(failed("cannot detach what is to be mounted", " (it needs Linux 5.12 or newer)"))?;
-    }
     jail::empty_root().map_err(failed("cannot make an empty root", ""))?;
     let privilege = if config.writes_to_host() { jail::Privilege::Write } else { jail::Privilege::Read };
     jail::drop_privileges(privilege).map_err(failed("cannot drop privileges", ""))?;
@@ -113,7 +114,7 @@ fn build(config: &BootConfig, mut mounts: Vec<tree::Prepared>) -> Result<Launche
     kernel.quota.set_memory(config.quota.memory);
     let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
     kernel.quota.cpus.store(config.quota.cpus.map_or(cpus, |limit| limit.min(cpus)).max(1), Ordering::Relaxed);
-    let mounts = tree::assemble(mounts, &kernel).map_err(failed("cannot assemble the root filesystem", ""))?;
+    let mounts = tree::assemble(config, mounts, &kernel).map_err(failed("cannot assemble the root filesystem", ""))?;
     let watcher = Watcher::start().map_err(failed("cannot start a thread", ""))?;
     Ok(Launcher { kernel, mounts, watcher })
 }

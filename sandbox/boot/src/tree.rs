@@ -8,27 +8,31 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use abi::{Errno, SysResult, c};
-use auth::Credentials;
+use auth::{Credentials, Kgid, Kuid};
 use hostfs::HostInode;
 use overlay::{Layers, OverlayFs};
 use task::Kernel;
 use tmpfs::TmpFs;
-use vfs::{Caller, Dentry, DeviceOpener, MountNamespace, MountOption, MountRequest, WalkFlags};
+use vfs::{Caller, Dentry, DeviceOpener, MountNamespace, MountOption, MountRequest, PropagationKind, WalkFlags};
 
-use crate::config::{BootConfig, Mount, Source, Writes};
+use crate::config::{BootConfig, Device, Mount, Propagation, Source, Writes};
+
+/// Types that are mounted as empty directories until there are such filesystems: programs find nothing, as on a machine without.
+const MISSING: [&str; 5] = ["sysfs", "devpts", "mqueue", "cgroup", "cgroup2"];
 
 /// A mount whose host side is open: made while the host's files can still be reached.
 pub struct Prepared {
-    target: Vec<u8>,
-    what: Opened,
+    mount: Mount,
+    host: Option<Host>,
 }
 
-enum Opened {
-    /// A directory, and where it is.
-    Directory(OwnedFd, PathBuf, Writes),
-    /// A file: its directory and its name.
-    File(OwnedFd, Vec<u8>, Writes),
-    Internal(Source),
+/// A directory of the host, or a file: its directory and its name.
+struct Host {
+    fd: OwnedFd,
+    /// Where the directory is.
+    path: PathBuf,
+    name: Option<Vec<u8>>,
+    writes: Writes,
 }
 
 impl Prepared {
@@ -38,23 +42,29 @@ impl Prepared {
     /// # Errors
     /// What the host says; `NotFound` when another directory has taken its place.
     pub fn detach(&mut self) -> io::Result<()> {
-        if let Opened::Directory(fd, path, writes) = &mut self.what {
-            let detached = jail::detached(path, *writes != Writes::ToHost)?;
-            let (one, other) = (rustix::fs::fstat(&*fd)?, rustix::fs::fstat(&detached)?);
-            if (one.st_dev, one.st_ino) != (other.st_dev, other.st_ino) {
-                return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} has been replaced", path.display())));
-            }
-            *fd = detached;
+        let Some(Host { fd, path, name: None, writes }) = &mut self.host else { return Ok(()) };
+        let detached = jail::detached(path, *writes != Writes::ToHost)?;
+        let (one, other) = (rustix::fs::fstat(&*fd)?, rustix::fs::fstat(&detached)?);
+        if (one.st_dev, one.st_ino) != (other.st_dev, other.st_ino) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} has been replaced", path.display())));
         }
+        *fd = detached;
         Ok(())
     }
 
     /// The descriptor that it holds.
     pub fn raw_fd(&self) -> Option<RawFd> {
-        match &self.what {
-            Opened::Directory(fd, ..) | Opened::File(fd, ..) => Some(fd.as_raw_fd()),
-            Opened::Internal(_) => None,
-        }
+        self.host.as_ref().map(|host| host.fd.as_raw_fd())
+    }
+}
+
+/// What could not be mounted or made, and why.
+#[derive(Debug)]
+pub struct TreeError(String, Errno);
+
+impl std::fmt::Display for TreeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.0, self.1)
     }
 }
 
@@ -63,7 +73,7 @@ impl Prepared {
 /// # Errors
 /// What opening says; `InvalidInput` for a target that isn't absolute.
 pub fn prepare(config: &BootConfig) -> io::Result<Vec<Prepared>> {
-    let root = Mount { target: "/".into(), source: Source::Bind(config.root.clone(), config.writes) };
+    let root = Mount { propagation: config.propagation, ..Mount::bind("/", config.root.clone(), config.writes) };
     std::iter::once(&root).chain(&config.mounts).map(open).collect()
 }
 
@@ -72,33 +82,37 @@ fn open(mount: &Mount) -> io::Result<Prepared> {
     if !mount.target.starts_with('/') {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("mount target {:?} isn't absolute", mount.target)));
     }
-    let what = match &mount.source {
-        Source::Bind(path, writes) => {
-            let path = path.canonicalize().map_err(|error| about(error, path))?;
-            if path.is_dir() {
-                let fd = HostFileHandle::open(&path).map_err(|error| about(error, &path))?.into();
-                Opened::Directory(fd, path, *writes)
-            } else {
-                let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-                    return Err(about(io::ErrorKind::InvalidInput.into(), &path));
-                };
-                let fd = HostFileHandle::open(dir).map_err(|error| about(error, dir))?.into();
-                Opened::File(fd, name.as_bytes().to_vec(), *writes)
-            }
-        }
-        other => Opened::Internal(other.clone()),
+    let Source::Bind(path, writes) = &mount.source else {
+        return Ok(Prepared { mount: mount.clone(), host: None });
     };
-    Ok(Prepared { target: mount.target.clone().into_bytes(), what })
+    let path = path.canonicalize().map_err(|error| about(error, path))?;
+    let host = if path.is_dir() {
+        let fd = HostFileHandle::open(&path).map_err(|error| about(error, &path))?.into();
+        Host { fd, path, name: None, writes: *writes }
+    } else {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(about(io::ErrorKind::InvalidInput.into(), &path));
+        };
+        let fd = HostFileHandle::open(dir).map_err(|error| about(error, dir))?.into();
+        Host { fd, name: Some(name.as_bytes().to_vec()), path: dir.to_owned(), writes: *writes }
+    };
+    Ok(Prepared { mount: mount.clone(), host: Some(host) })
+}
+
+/// What trees are put together with.
+struct Builder<'a> {
+    kernel: &'a Arc<Kernel>,
+    devices: Arc<DeviceOpener>,
+    who: Arc<Credentials>,
 }
 
 /// Assembles the tree, and registers the types of filesystems that can be mounted.
 ///
 /// # Errors
-/// What the filesystems say.
-pub fn assemble(mounts: Vec<Prepared>, kernel: &Arc<Kernel>) -> SysResult<Arc<MountNamespace>> {
+/// What could not be mounted or made, and why.
+pub fn assemble(config: &BootConfig, mounts: Vec<Prepared>, kernel: &Arc<Kernel>) -> Result<Arc<MountNamespace>, TreeError> {
     let filesystems = &kernel.filesystems;
     filesystems.register(Arc::new(procfs::ProcFs { kernel: kernel.clone() }));
-    filesystems.register(Arc::new(task::QueueFs { kernel: kernel.clone() }));
     let (log, started) = (kernel.log.clone(), kernel.started);
     let devices: Arc<DeviceOpener> = Arc::new(move |kind, rdev| devfs::open(kind, rdev, &log, started));
     let machine = kernel.clone();
@@ -107,87 +121,152 @@ pub fn assemble(mounts: Vec<Prepared>, kernel: &Arc<Kernel>) -> SysResult<Arc<Mo
         filesystems.register(Arc::new(TmpFs { name, devices: devices.clone() }));
     }
     filesystems.register(Arc::new(OverlayFs));
-    let mut namespace: Option<Arc<MountNamespace>> = None;
-    let who = Arc::new(Credentials::root(kernel.user_ns.clone()));
-    for mount in mounts {
-        let (flags, source) = (flags(&mount.what), source(&mount.what));
-        match &namespace {
-            None => {
-                let mount = vfs::Mount::new(dentry(mount.what, true, &devices)?, source, flags);
-                namespace = Some(MountNamespace::new(&mount, kernel.user_ns.clone())?);
+    filesystems.register(Arc::new(task::QueueFs { kernel: kernel.clone() }));
+    let builder = Builder { kernel, devices, who: Arc::new(Credentials::root(kernel.user_ns.clone())) };
+    let mut mounts = mounts.into_iter();
+    let about = |what: &str| {
+        let what = what.to_owned();
+        move |errno| TreeError(what, errno)
+    };
+    let root = mounts.next().ok_or(TreeError("/".into(), Errno::EINVAL))?;
+    let propagation = root.mount.propagation;
+    let namespace = builder.root(root).map_err(about("/"))?;
+    let caller = Caller::at_root(namespace.root(), builder.who.clone());
+    for prepared in mounts {
+        let target = prepared.mount.target.clone();
+        builder.mount(&namespace, &caller, prepared).map_err(about(&target))?;
+    }
+    for device in &config.devices {
+        make_device(&caller, device).map_err(about(&device.path))?;
+    }
+    for path in &config.read_only {
+        read_only(&namespace, &caller, path.as_bytes()).map_err(about(path))?;
+    }
+    for path in &config.masked {
+        builder.mask(&namespace, &caller, path.as_bytes()).map_err(about(path))?;
+    }
+    if let Some(propagation) = propagation {
+        propagate(&namespace, &namespace.root(), propagation).map_err(about("/"))?;
+    }
+    Ok(namespace)
+}
+
+impl Builder<'_> {
+    fn root(&self, root: Prepared) -> SysResult<Arc<MountNamespace>> {
+        let host = root.host.ok_or(Errno::EINVAL)?;
+        let mount = vfs::Mount::new(self.host(host, true)?, b"rootfs", root.mount.flags);
+        MountNamespace::new(&mount, self.kernel.user_ns.clone())
+    }
+
+    fn mount(&self, namespace: &Arc<MountNamespace>, caller: &Caller, prepared: Prepared) -> SysResult<()> {
+        let Prepared { mount, host } = prepared;
+        let (root, source) = match (mount.source, host) {
+            (Source::Bind(..), Some(host)) => (self.host(host, false)?, Vec::new()),
+            (Source::Internal { kind, name, options }, _) => {
+                let dev = mount.target.trim_end_matches('/') == "/dev" && kind == "tmpfs";
+                let root = self.internal(&kind, name.as_bytes(), options.as_bytes(), mount.flags, caller)?;
+                if dev {
+                    devfs::populate(root.inode())?;
+                }
+                (root, name.into_bytes())
             }
-            Some(namespace) => {
-                let caller = Caller::at_root(namespace.root(), who.clone());
-                let root = match mount.what {
-                    Opened::Internal(Source::Proc) => {
-                        let request = MountRequest { source: b"proc", options: Vec::new(), flags, caller: &caller };
-                        filesystems.get(b"proc")?.mount(&request)?
-                    }
-                    Opened::Internal(Source::Queues) => {
-                        let request = MountRequest { source: b"mqueue", options: Vec::new(), flags, caller: &caller };
-                        filesystems.get(b"mqueue")?.mount(&request)?
-                    }
-                    Opened::Internal(Source::Sys) => sysfs::dentry(kernel.quota.cpus())?,
-                    what => dentry(what, false, &devices)?,
-                };
-                let at = place(&caller, &mount.target, root.is_dir())?;
-                namespace.mount(&vfs::Mount::new(root, source, flags), &at)?;
-            }
+            (Source::Bind(..), None) => return Err(Errno::EINVAL),
+        };
+        let at = place(caller, mount.target.as_bytes(), root.is_dir())?;
+        let mounted = vfs::Mount::new(root, &source, mount.flags);
+        namespace.mount(&mounted, &at)?;
+        match mount.propagation {
+            Some(propagation) => propagate(namespace, &vfs::Path::root_of(&mounted), propagation),
+            None => Ok(()),
         }
     }
-    namespace.ok_or(Errno::EINVAL)
-}
 
-/// Flags of a mount, as container runtimes have them.
-fn flags(what: &Opened) -> u64 {
-    let usual = c::MS_NOSUID | c::MS_NODEV | c::MS_NOEXEC | c::MS_RELATIME;
-    match what {
-        Opened::Directory(_, _, Writes::No) | Opened::File(_, _, Writes::No) => c::MS_RDONLY | c::MS_RELATIME,
-        Opened::Internal(Source::Proc | Source::Queues) => usual,
-        Opened::Internal(Source::Devices) => c::MS_NOSUID | c::MS_RELATIME,
-        Opened::Internal(Source::Empty | Source::Sys) => usual | c::MS_RDONLY,
-        _ => c::MS_RELATIME,
-    }
-}
-
-fn source(what: &Opened) -> &'static [u8] {
-    match what {
-        Opened::Directory(..) | Opened::File(..) => b"none",
-        Opened::Internal(Source::Proc) => b"proc",
-        Opened::Internal(Source::Queues) => b"mqueue",
-        Opened::Internal(Source::Empty | Source::Sys) => b"sysfs",
-        Opened::Internal(_) => b"tmpfs",
-    }
-}
-
-/// The root of what is to be mounted; `is_root`: the sandbox's own root directory, which nobody else changes.
-fn dentry(what: Opened, is_root: bool, devices: &Arc<DeviceOpener>) -> SysResult<Arc<Dentry>> {
-    let memory = |name, mode: u32| {
+    /// A new directory in memory.
+    fn memory(&self, name: &'static str, mode: u32) -> SysResult<Arc<Dentry>> {
         let mode = MountOption { name: b"mode".to_vec(), value: Some(format!("{mode:o}").into_bytes()) };
-        TmpFs { name, devices: devices.clone() }.instance(None, &[mode])
-    };
-    let host = |root: Arc<HostInode>, writes| match writes {
-        Writes::ToMemory => {
-            let lower = root.dentry()?;
-            let mode = lower.inode().attr()?.mode & 0o7777;
-            let layers = Layers { lowers: vec![lower], upper: Some(memory("tmpfs", mode)?), work: None };
-            OverlayFs::over(layers, String::new(), false)
-        }
-        Writes::No | Writes::ToHost => root.dentry(),
-    };
-    match what {
-        Opened::Directory(fd, _, writes) => {
-            host(HostInode::root(fd, writes == Writes::ToHost, is_root || writes == Writes::ToMemory), writes)
-        }
-        Opened::File(fd, name, writes) => HostInode::below(fd, &name, writes == Writes::ToHost)?.dentry(),
-        Opened::Internal(Source::Devices) => {
-            let dev = memory("tmpfs", 0o755)?;
-            devfs::populate(dev.inode())?;
-            Ok(dev)
-        }
-        Opened::Internal(Source::Tmpfs { mode }) => memory("tmpfs", mode),
-        Opened::Internal(_) => memory("sysfs", 0o555),
+        TmpFs { name, devices: self.devices.clone() }.instance(None, &[mode])
     }
+
+    /// The root of what the host has; `is_root`: the sandbox's own root directory, which nobody else changes.
+    fn host(&self, host: Host, is_root: bool) -> SysResult<Arc<Dentry>> {
+        let writable = host.writes == Writes::ToHost;
+        let over = host.writes == Writes::ToMemory;
+        let root = match &host.name {
+            None => HostInode::root(host.fd, writable, is_root || over),
+            Some(name) => HostInode::below(host.fd, name, writable)?,
+        };
+        let lower = root.dentry()?;
+        if !over || host.name.is_some() {
+            return Ok(lower);
+        }
+        let mode = lower.inode().attr()?.mode & 0o7777;
+        let layers = Layers { lowers: vec![lower], upper: Some(self.memory("tmpfs", mode)?), work: None };
+        OverlayFs::over(layers, String::new(), false)
+    }
+
+    /// The root of a new filesystem of a type.
+    fn internal(&self, kind: &str, name: &[u8], options: &[u8], flags: u64, caller: &Caller) -> SysResult<Arc<Dentry>> {
+        let filesystem = match self.kernel.filesystems.get(kind.as_bytes()) {
+            Err(Errno::ENODEV) if MISSING.contains(&kind) => {
+                return self.memory("tmpfs", 0o555);
+            }
+            filesystem => filesystem?,
+        };
+        // The mount is read-only, not the filesystem: places for other mounts are made in it.
+        let request = MountRequest { source: name, options: MountOption::parse(options), flags: flags & !c::MS_RDONLY, caller };
+        filesystem.mount(&request)
+    }
+
+    /// Hides what is at a path, if anything is.
+    fn mask(&self, namespace: &Arc<MountNamespace>, caller: &Caller, path: &[u8]) -> SysResult<()> {
+        let at = match caller.resolve(path, WalkFlags::FOLLOW) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+            at => at?,
+        };
+        let flags = c::MS_RDONLY | c::MS_NOSUID | c::MS_NODEV | c::MS_NOEXEC | c::MS_RELATIME;
+        if at.dentry.is_dir() {
+            let empty = self.memory("tmpfs", 0o755)?;
+            return namespace.mount(&vfs::Mount::new(empty, b"tmpfs", flags), &at);
+        }
+        let null = caller.resolve(b"/dev/null", WalkFlags::FOLLOW)?;
+        namespace.mount(&namespace.copy_of(&null, false)?, &at)
+    }
+}
+
+/// Keeps what is at a path, if anything is, from being changed.
+fn read_only(namespace: &Arc<MountNamespace>, caller: &Caller, path: &[u8]) -> SysResult<()> {
+    let at = match caller.resolve(path, WalkFlags::FOLLOW) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        at => at?,
+    };
+    let copy = namespace.copy_of(&at, true)?;
+    for mount in copy.tree() {
+        mount.set_flags(mount.flags() | c::MS_RDONLY)?;
+    }
+    namespace.mount(&copy, &at)
+}
+
+fn propagate(namespace: &MountNamespace, at: &vfs::Path, (kind, recursive): (Propagation, bool)) -> SysResult<()> {
+    let kind = match kind {
+        Propagation::Private => PropagationKind::Private,
+        Propagation::Shared => PropagationKind::Shared,
+        Propagation::Slave => PropagationKind::Slave,
+        Propagation::Unbindable => PropagationKind::Unbindable,
+    };
+    namespace.set_propagation(at, kind, recursive)
+}
+
+/// Makes a device node, unless there is one at its path.
+fn make_device(caller: &Caller, device: &Device) -> SysResult<()> {
+    let (dir, _) = device.path.rsplit_once('/').ok_or(Errno::EINVAL)?;
+    place(caller, dir.as_bytes(), true)?;
+    let found = caller.walk(None, device.path.as_bytes(), WalkFlags::empty())?;
+    let at = match &found.found {
+        Some(at) => at.clone(),
+        None => caller.create(&found, device.mode, c::makedev(device.major, device.minor), Vec::new())?,
+    };
+    caller.chown(&at, Some(Kuid(device.uid)), Some(Kgid(device.gid)))?;
+    caller.chmod(&at, device.mode & 0o7777)
 }
 
 /// The place for a mount; what is missing on the way is made.

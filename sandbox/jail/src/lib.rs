@@ -174,6 +174,41 @@ pub fn drop_privileges(keep: Privilege) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a directory or an empty file at `path` below the directory `root`, and the directories on the way, unless they are there. Symbolic links lead
+/// to places below `root` only, whatever they say.
+///
+/// # Errors
+/// What the host says.
+pub fn make_place(root: &Path, path: &str, dir: bool) -> io::Result<()> {
+    use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, mkdirat, openat2, statat};
+    let top = std::fs::File::open(root)?;
+    let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty() && *name != ".").collect();
+    let mut at: OwnedFd = top.try_clone()?.into();
+    let mut way = String::new();
+    for (i, name) in names.iter().enumerate() {
+        let last = i + 1 == names.len();
+        way = format!("{way}/{name}");
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let found = openat2(&top, &*way, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS);
+        match found {
+            Ok(found) => at = found,
+            Err(rustix::io::Errno::NOENT) if statat(&at, *name, AtFlags::SYMLINK_NOFOLLOW).is_ok() => {
+                return Err(io::Error::other(format!("{way} is a link that leads nowhere")));
+            }
+            Err(rustix::io::Errno::NOENT) if last && !dir => {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+                rustix::fs::openat(&at, *name, flags, Mode::from_raw_mode(0o644))?;
+            }
+            Err(rustix::io::Errno::NOENT) => {
+                mkdirat(&at, *name, Mode::from_raw_mode(0o755))?;
+                at = rustix::fs::openat(&at, *name, flags | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Makes the host kill this process when its parent dies.
 pub fn die_with_parent() {
     // SAFETY: plain numbers.

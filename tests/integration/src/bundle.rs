@@ -7,6 +7,24 @@ use std::process::Command;
 
 use crate::{Outcome, palisade};
 
+/// What Docker gives to containers.
+const CAPS: [&str; 14] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
+];
+
 /// A bundle of its own with a state root of its own; removed on drop.
 pub struct Bundle {
     pub dir: PathBuf,
@@ -33,6 +51,9 @@ impl Bundle {
                 mounts.push(serde_json::json!({ "destination": dir, "type": "bind", "source": dir, "options": ["bind", "ro"] }));
             }
             config["root"]["readonly"] = false.into();
+            let caps = serde_json::json!(CAPS.map(|name| format!("CAP_{name}")));
+            config["process"]["capabilities"] = serde_json::json!({ "bounding": caps, "effective": caps, "permitted": caps });
+            config["process"]["noNewPrivileges"] = false.into();
         });
         bundle
     }

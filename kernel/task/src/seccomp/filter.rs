@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use abi::{Errno, SysResult, c};
-use cbpf::{Data, Program};
+use cbpf::{Data, Instruction, Program, Purpose};
 
 use super::notify::Notifier;
 
@@ -151,6 +151,15 @@ impl Filters {
         }
         let list = old.iter().cloned().chain([Arc::new(filter)]).collect();
         Ok(Self { list, allowed })
+    }
+
+    /// A filter alone, from its instructions.
+    ///
+    /// # Errors
+    /// `EINVAL` for what is no program, `ENOMEM`.
+    pub fn alone(instructions: &[Instruction]) -> SysResult<Arc<Self>> {
+        let program = Program::check(instructions, Purpose::Seccomp { size: DATA_SIZE })?;
+        Self::with(None, Filter { program, notifier: None }).map(Arc::new)
     }
 
     /// How many there are.

@@ -71,7 +71,7 @@ impl Task {
         self.no_new_privs.fetch_or(nnp, Ordering::SeqCst);
     }
 
-    fn set_filters(&self, filters: Arc<Filters>) {
+    pub(crate) fn set_filters(&self, filters: Arc<Filters>) {
         let old = self.lock().filters.replace(filters);
         self.seccomp.store(FILTER, Ordering::SeqCst);
         drop(old);
