@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod bundle;
+mod debian;
 mod docker;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
 pub use bundle::Bundle;
+pub use debian::Debian;
 pub use docker::Docker;
 
 /// A program of this workspace's release build.
