@@ -31,11 +31,13 @@ struct State {
     capacity: usize,
     readers: usize,
     writers: usize,
+    /// How often it has been opened for reading and for writing.
+    opened: (u64, u64),
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { data: Ring::default(), capacity: CAPACITY, readers: 0, writers: 0 }
+        Self { data: Ring::default(), capacity: CAPACITY, readers: 0, writers: 0, opened: (0, 0) }
     }
 }
 
@@ -65,6 +67,15 @@ pub struct PipeEnd {
     write: bool,
     /// Each write is a packet (`O_DIRECT`).
     packets: AtomicBool,
+    /// How often it had been opened before, for reading and for writing.
+    before: (u64, u64),
+}
+
+impl Pipe {
+    /// Whether anybody has it open for reading.
+    pub fn has_readers(&self) -> bool {
+        self.state.lock().readers > 0
+    }
 }
 
 impl PipeEnd {
@@ -74,9 +85,11 @@ impl PipeEnd {
         let mut state = pipe.state.lock();
         state.readers += usize::from(read);
         state.writers += usize::from(write);
+        let before = state.opened;
+        state.opened = (before.0 + u64::from(read), before.1 + u64::from(write));
         drop(state);
         pipe.queue.wake(PollEvents::READABLE | PollEvents::WRITABLE);
-        Arc::new(Self { pipe: pipe.clone(), read, write, packets: AtomicBool::new(false) })
+        Arc::new(Self { pipe: pipe.clone(), read, write, packets: AtomicBool::new(false), before })
     }
 
     /// Whether each write from now on is a packet (`O_DIRECT`).
@@ -112,6 +125,17 @@ impl PipeEnd {
         drop(state);
         self.pipe.queue.wake(PollEvents::WRITABLE);
         Ok(size)
+    }
+
+    /// Whether somebody has, or has had since, the other end of this one: what open(2) of a fifo waits for (fifo(7)).
+    #[must_use]
+    pub fn has_met(&self) -> bool {
+        let state = self.pipe.state.lock();
+        match (self.read, self.write) {
+            (true, false) => state.writers > 0 || state.opened.1 != self.before.1,
+            (false, true) => state.readers > 0 || state.opened.0 != self.before.0,
+            _ => true,
+        }
     }
 
     /// A new pipe: reading end and writing end.
@@ -269,6 +293,11 @@ impl FileOps for PipeEnd {
         format!("pipe:[{}]", self.pipe.ino)
     }
 
+    fn reopen(self: Arc<Self>, flags: i32) -> SysResult<Arc<dyn FileOps>> {
+        let mode = flags & c::O_ACCMODE;
+        Ok(Self::open(&self.pipe, mode != c::O_WRONLY, mode != c::O_RDONLY))
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -299,5 +328,15 @@ mod tests {
         assert_eq!(write.write(&mut IoBuf::kernel(&vec![2; 5000]), 0), Ok(100));
         drop(read);
         assert_eq!(write.write(&mut IoBuf::kernel(&[1]), 0), Err(Errno::EPIPE));
+    }
+
+    #[test]
+    fn ends_meet_even_if_one_is_gone_again() {
+        let pipe = Arc::new(Pipe::default());
+        let reader = PipeEnd::open(&pipe, true, false);
+        assert!(!reader.has_met());
+        drop(PipeEnd::open(&pipe, false, true));
+        assert!(reader.has_met());
+        assert!(PipeEnd::open(&pipe, false, true).has_met() && PipeEnd::open(&pipe, true, true).has_met());
     }
 }

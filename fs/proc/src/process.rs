@@ -317,17 +317,20 @@ impl Member {
         }
     }
 
-    /// Where a link leads, if the caller may know.
+    /// Where a link leads, if the caller may know: to a place, or to an open file that has none.
     ///
     /// # Errors
-    /// `EACCES`
+    /// `EACCES`; `ENOENT` when it is gone.
     pub(crate) fn follow(&self, proc: &Proc, item: Item) -> SysResult<Option<Path>> {
         if matches!(item, Item::Link(_) | Item::Fd(_) | Item::Namespace(_))
             && let Some(task) = self.view(&proc.kernel).and_then(|view| view.task)
         {
             may_look(proc, &task)?;
         }
-        Ok(self.target(&proc.kernel, item))
+        match (self.target(&proc.kernel, item), item) {
+            (None, Item::Fd(fd)) => vfs::nameless(&self.view(&proc.kernel).ok_or(Errno::ENOENT)?.file(fd)?).map(Some),
+            (target, _) => Ok(target),
+        }
     }
 
     /// What a link says.

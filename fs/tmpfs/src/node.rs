@@ -252,6 +252,7 @@ impl Inode for Node {
                 }
                 Ok(self)
             }
+            Body::Fifo(pipe) if mode == c::O_WRONLY && flags & c::O_NONBLOCK != 0 && !pipe.has_readers() => Err(Errno::ENXIO),
             Body::Fifo(pipe) => Ok(PipeEnd::open(pipe, mode != c::O_WRONLY, mode != c::O_RDONLY)),
             Body::Device => (self.fs.devices)(self.kind, self.rdev),
             Body::Socket(_) => Err(Errno::ENXIO),

@@ -158,6 +158,14 @@ pub trait FileOps: Send + Sync + Any {
         "anon_inode:[unknown]".into()
     }
 
+    /// Opens again what has no name, by way of /proc/pid/fd.
+    ///
+    /// # Errors
+    /// `ENXIO`
+    fn reopen(self: Arc<Self>, _flags: i32) -> SysResult<Arc<dyn FileOps>> {
+        Err(Errno::ENXIO)
+    }
+
     /// Access to the concrete type.
     fn as_any(&self) -> &dyn Any;
 }

@@ -320,6 +320,11 @@ pub trait Inode: Send + Sync + Any {
         Ok(Statfs { kind: 0x0102_1994, bsize: 4096, frsize: 4096, namelen: 255, ..Statfs::default() })
     }
 
+    /// Whether it stands for an open file that has no name: what is opened has none either.
+    fn is_nameless(&self) -> bool {
+        false
+    }
+
     /// Where a bound socket leaves itself (unix(7)), if this is a socket's file.
     fn endpoint(&self) -> Option<&Endpoint> {
         None

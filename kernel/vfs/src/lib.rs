@@ -19,6 +19,7 @@ mod layer;
 mod lease;
 mod lock;
 mod mount;
+mod nameless;
 mod names;
 mod namespace;
 pub mod notify;
@@ -43,6 +44,7 @@ pub use inode::{
 pub use lease::{Breaking, LEASE_BREAK_TIME, break_leases};
 pub use lock::{Conflict, LOCK_END, LockClass, LockInfo, LockKind, Owner, Waiting, all_locks};
 pub use mount::{MOUNT_FLAGS, MS_NOSYMFOLLOW, Mount, WriteAccess};
+pub use nameless::nameless;
 pub use namespace::{MountNamespace, NamespaceState};
 pub use open::{BeforeOpen, OpenHow, Place};
 pub use path::{FsContext, Path, PathText, Places};

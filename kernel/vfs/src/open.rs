@@ -225,7 +225,8 @@ impl Caller {
         let access = access.filter(|_: &WriteAccess| how.writes());
         // Whoever has the capability here has it over all files that its namespace knows.
         let writer = (access.is_some() && !self.who.has_capability(Capability::FSETID)).then(|| self.who.clone());
-        let file = File::with_access(ops, Some(at.clone()), how.flags, access, writer);
+        let path = (!at.inode().is_nameless()).then(|| at.clone());
+        let file = File::with_access(ops, path, how.flags, access, writer);
         if how.writes() && landlock::may(&self.who, at, landlock::fs::TRUNCATE).is_err() {
             file.fix_size();
         }

@@ -1,9 +1,11 @@
 //! Names: open, link, unlink, rename, directories.
 
+use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c, nr};
+use pipe::PipeEnd;
 use task::Current;
 use usermem::UserMemoryExt;
-use vfs::{Lookup, OpenHow, Path, WalkFlags};
+use vfs::{File, Lookup, OpenHow, Path, WalkFlags};
 
 use crate::args::{file, int, path, start, uint, walk};
 use crate::lock::wait_for_leases;
@@ -58,7 +60,16 @@ fn open_text(t: &mut Current, dirfd: u64, path: &[u8], how: OpenHow) -> SysResul
     let scoped = how.walk.intersects(WalkFlags::IN_ROOT | WalkFlags::BENEATH) && int(dirfd) != c::AT_FDCWD && !path.is_empty();
     let start = if scoped { Some(crate::args::place(t, dirfd)?) } else { start(t, dirfd, path)? };
     let file = t.caller().open(start.as_ref(), path, how, &mut |inode, flags| wait_for_leases(t, inode, flags))?;
+    wait_for_other_end(t, &file)?;
     fd::install(t, file, how.flags & c::O_CLOEXEC != 0, 0)
+}
+
+/// A fifo's end waits for the other one (fifo(7)); a pipe's, opened again, doesn't.
+fn wait_for_other_end(t: &Current, file: &File) -> SysResult<()> {
+    let fifo = file.ops.as_any().downcast_ref::<PipeEnd>().filter(|_| file.path.is_some() && !file.nonblocking());
+    let Some(end) = fifo else { return Ok(()) };
+    let met = || if end.has_met() { Ok(()) } else { Err(Errno::EAGAIN) };
+    t.block_on(file.ops.wait_queue(), PollEvents::READABLE | PollEvents::WRITABLE, None, met)
 }
 
 /// `struct open_how`: flags, mode, `RESOLVE_*`; more must be zeros.

@@ -413,6 +413,10 @@ fn copy_file_range(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     if to.flags() & c::O_APPEND != 0 {
         return Err(Errno::EBADF);
     }
+    // A file of the host's that the sandbox was given as standard output has its position there: cat(1) writes to it after this.
+    if from.ops.is_stream() || to.ops.is_stream() {
+        return Err(Errno::EXDEV);
+    }
     let (start, at) = (given_in.unwrap_or_else(|| from.position()), given_out.unwrap_or_else(|| to.position()));
     let fits = |at: u64| at.checked_add(a[4]).is_some_and(|end| i64::try_from(end).is_ok());
     if !fits(start) || !fits(at) {

@@ -20,6 +20,7 @@ mod mem;
 mod membarrier;
 mod mount;
 mod mq;
+mod nameless;
 mod namespaces;
 mod netlink;
 mod path;
@@ -58,6 +59,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         landlock::CASES,
         namespaces::CASES,
         netlink::CASES,
+        nameless::CASES,
         path::CASES,
         perm::CASES,
         pipe::CASES,
