@@ -17,8 +17,7 @@ fn counter() -> u64 {
     };
     let threads: Vec<_> = (0..THREADS).map(add).collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
-    let count = *counter.lock().unwrap();
-    count
+    Arc::into_inner(counter).unwrap().into_inner().unwrap()
 }
 
 /// Each waits for its turn, which the one before passes on.
@@ -38,8 +37,7 @@ fn in_turn() -> Vec<u64> {
     };
     let threads: Vec<_> = (0..THREADS).map(wait).collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
-    let order = state.0.lock().unwrap().1.clone();
-    order
+    Arc::into_inner(state).unwrap().0.into_inner().unwrap().1
 }
 
 /// Words counted by all, gathered by one.
