@@ -13,10 +13,11 @@ const UNSAFE: [&str; 7] =
 const MAX_LINES: usize = 800;
 
 /// What a layer's crates may depend on, by directory prefix.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("lib/", &["lib/"]),
     ("platform/", &["lib/", "platform/"]),
     ("kernel/", &["lib/", "kernel/", "platform/api"]),
+    ("fs/devpts", &["lib/", "kernel/", "fs/"]),
     ("fs/proc", &["lib/", "kernel/", "fs/", "platform/api"]),
     ("fs/", &["lib/", "kernel/auth", "kernel/vfs", "fs/"]),
     ("net/namespace", &["lib/", "kernel/auth", "kernel/vfs", "kernel/task", "net/"]),

@@ -92,5 +92,9 @@ pub fn populate(dir: &Arc<dyn Inode>) -> SysResult<()> {
         dir.clone().create(name.as_bytes(), &node(c::S_IFLNK | 0o777, 0, target))?;
     }
     dir.clone().create(b"shm", &node(c::S_IFDIR | 0o1777, 0, ""))?;
+    // Terminals: the filesystem is mounted there, and their devices are its.
+    dir.clone().create(b"pts", &node(c::S_IFDIR | 0o755, 0, ""))?;
+    dir.clone().create(b"ptmx", &node(c::S_IFLNK | 0o777, 0, "pts/ptmx"))?;
+    dir.clone().create(b"tty", &node(c::S_IFCHR | 0o666, c::makedev(5, 0), ""))?;
     Ok(())
 }

@@ -58,6 +58,31 @@ impl Slave {
         Ok(Arc::new(Self { terminal: terminal.clone(), generation: terminal.generation(), readable }))
     }
 
+    /// Opens it again for one who has it already (/dev/tty).
+    ///
+    /// # Errors
+    /// `EIO` when the other end is gone.
+    pub fn reopen(terminal: &Arc<Terminal>) -> SysResult<Arc<Self>> {
+        let mut state = terminal.lock();
+        if !state.connected {
+            return Err(Errno::EIO);
+        }
+        state.openers += 1;
+        state.left = false;
+        drop(state);
+        Ok(Arc::new(Self { terminal: terminal.clone(), generation: terminal.generation(), readable: true }))
+    }
+
+    /// Opens the first process's terminal, and makes it its own.
+    ///
+    /// # Errors
+    /// `EIO` when the other end is gone.
+    pub fn open_for(terminal: &Arc<Terminal>, leader: &task::Group) -> SysResult<Arc<Self>> {
+        let slave = Self::reopen(terminal)?;
+        terminal.offer_to(leader);
+        Ok(slave)
+    }
+
     /// What it is open on.
     #[must_use]
     pub fn terminal(&self) -> &Arc<Terminal> {

@@ -17,7 +17,7 @@ use crate::output::Output;
 use crate::termios::{Termios, WinSize};
 
 /// Bytes that wait to be processed at most (a pseudoterminal's `tty_buffer` limit).
-const INPUT_ROOM: usize = 8192;
+const INPUT_ROOM: usize = 65536;
 
 /// Status bits of packet mode (TIOCPKT, ioctl_tty(2)).
 pub const FLUSH_READ: u8 = 1;

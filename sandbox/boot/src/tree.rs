@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use abi::{Errno, SysResult, c};
 use auth::{Credentials, Kgid, Kuid};
+use devpts::DevPts;
 use hostfs::HostInode;
 use overlay::{Layers, OverlayFs};
 use task::Kernel;
@@ -18,7 +19,7 @@ use vfs::{Caller, Dentry, DeviceOpener, MountNamespace, MountOption, MountReques
 use crate::config::{BootConfig, Device, Mount, Propagation, Source, Writes};
 
 /// Types that are mounted as empty directories until there are such filesystems: programs find nothing, as on a machine without.
-const MISSING: [&str; 5] = ["sysfs", "devpts", "mqueue", "cgroup", "cgroup2"];
+const MISSING: [&str; 2] = ["cgroup", "cgroup2"];
 
 /// A mount whose host side is open: made while the host's files can still be reached.
 pub struct Prepared {
@@ -104,6 +105,17 @@ struct Builder<'a> {
     kernel: &'a Arc<Kernel>,
     devices: Arc<DeviceOpener>,
     who: Arc<Credentials>,
+    /// The terminals of /dev/pts.
+    pts: Arc<devpts::Instance>,
+}
+
+/// The options of /dev/pts: those of the mount that is asked for, or as container runtimes have them, for the group tty.
+fn terminal_options(mounts: &[Prepared]) -> Vec<MountOption> {
+    let given = mounts.iter().find_map(|prepared| match &prepared.mount.source {
+        Source::Internal { kind, options, .. } if kind == "devpts" => Some(options.clone()),
+        _ => None,
+    });
+    MountOption::parse(given.unwrap_or_else(|| "gid=5,mode=620,ptmxmode=666".into()).as_bytes())
 }
 
 /// Assembles the tree, and registers the types of filesystems that can be mounted.
@@ -114,7 +126,13 @@ pub fn assemble(config: &BootConfig, mounts: Vec<Prepared>, kernel: &Arc<Kernel>
     let filesystems = &kernel.filesystems;
     filesystems.register(Arc::new(procfs::ProcFs { kernel: kernel.clone() }));
     let (log, started) = (kernel.log.clone(), kernel.started);
-    let devices: Arc<DeviceOpener> = Arc::new(move |kind, rdev| devfs::open(kind, rdev, &log, started));
+    let terminals = Arc::new(DevPts(devpts::Instance::new(&terminal_options(&mounts)).map_err(|errno| TreeError("devpts".into(), errno))?));
+    filesystems.register(terminals.clone());
+    let pts = terminals.0.clone();
+    let devices: Arc<DeviceOpener> = Arc::new(move |kind, rdev| match terminals.open(kind, rdev) {
+        Some(opened) => opened,
+        None => devfs::open(kind, rdev, &log, started),
+    });
     let machine = kernel.clone();
     filesystems.register(Arc::new(sysfs::SysFs { cpus: Box::new(move || machine.quota.cpus()) }));
     for name in ["tmpfs", "ramfs"] {
@@ -122,7 +140,7 @@ pub fn assemble(config: &BootConfig, mounts: Vec<Prepared>, kernel: &Arc<Kernel>
     }
     filesystems.register(Arc::new(OverlayFs));
     filesystems.register(Arc::new(task::QueueFs { kernel: kernel.clone() }));
-    let builder = Builder { kernel, devices, who: Arc::new(Credentials::root(kernel.user_ns.clone())) };
+    let builder = Builder { kernel, devices, pts, who: Arc::new(Credentials::root(kernel.user_ns.clone())) };
     let mut mounts = mounts.into_iter();
     let about = |what: &str| {
         let what = what.to_owned();
@@ -206,6 +224,10 @@ impl Builder<'_> {
 
     /// The root of a new filesystem of a type.
     fn internal(&self, kind: &str, name: &[u8], options: &[u8], flags: u64, caller: &Caller) -> SysResult<Arc<Dentry>> {
+        if kind == "devpts" {
+            // The instance that /dev/ptmx belongs to.
+            return self.pts.root();
+        }
         let filesystem = match self.kernel.filesystems.get(kind.as_bytes()) {
             Err(Errno::ENODEV) if MISSING.contains(&kind) => {
                 return self.memory("tmpfs", 0o555);

@@ -1,11 +1,14 @@
 //! Descriptors.
 
+use std::any::Any;
+
 use abi::{Errno, SysResult, c, nr};
 use pipe::PipeEnd;
 use socket::SocketFile;
 use task::Current;
+use tty::{Master, Slave};
 use usermem::UserMemoryExt;
-use vfs::{File, IoctlArg};
+use vfs::{File, IoctlArg, Path, WalkFlags};
 
 use crate::args::{file, int, uint};
 use crate::fcntl::set_flags;
@@ -13,13 +16,16 @@ use crate::namespaces::ns_ioctl;
 use crate::seccomp::listener_ioctl;
 use crate::{Entry, full, partial};
 
+/// Opens the slave of a master.
+const TIOCGPTPEER: u64 = 0x5441;
+
 pub const ENTRIES: &[Entry] = &[
     full(nr::CLOSE, |t, a| t.fds.close(int(a[0])).map(|()| 0)),
     full(nr::CLOSE_RANGE, close_range),
     full(nr::DUP, |t, a| install(t, file(t, a[0])?, false, 0)),
     full(nr::DUP2, |t, a| dup(t, int(a[0]), int(a[1]), None)),
     full(nr::DUP3, |t, a| dup(t, int(a[0]), int(a[1]), Some(int(a[2])))),
-    partial(nr::IOCTL, ioctl, "terminals: TCGETS and TIOCGWINSZ"),
+    full(nr::IOCTL, ioctl),
     full(nr::PIPE, |t, a| make_pipe(t, a[0], 0)),
     full(nr::PIPE2, |t, a| make_pipe(t, a[0], int(a[1]))),
 ];
@@ -76,6 +82,7 @@ fn ioctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
             let flags = if on != 0 { file.flags() | c::O_ASYNC } else { file.flags() & !c::O_ASYNC };
             set_flags(t, int(a[0]), &file, flags)
         }
+        TIOCGPTPEER => open_peer(t, &file, int(a[2])),
         _ => {
             if let Some(result) = listener_ioctl(t, &file, cmd, a[2]).or_else(|| ns_ioctl(t, &file, cmd, a[2])) {
                 return result;
@@ -87,6 +94,23 @@ fn ioctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
             }
         }
     }
+}
+
+/// `TIOCGPTPEER`: opens a master's slave, wherever its filesystem is mounted.
+fn open_peer(t: &Current, file: &File, flags: i32) -> SysResult<u64> {
+    let master = (&*file.ops as &dyn Any).downcast_ref::<Master>().ok_or(Errno::ENOTTY)?;
+    let slave = Slave::open(master.terminal(), flags)?;
+    let path = file.path.as_ref().and_then(|ptmx| peer_path(t, ptmx, master.terminal().rdev()));
+    install(t, File::new(slave, path, flags & !c::O_CLOEXEC), flags & c::O_CLOEXEC != 0, 0)
+}
+
+/// Where a slave is: beside its ptmx, or in the directory pts beside that.
+fn peer_path(t: &Current, ptmx: &Path, rdev: u64) -> Option<Path> {
+    let dir = Path { mount: ptmx.mount.clone(), dentry: ptmx.dentry.parent()? };
+    let index = c::minor(rdev);
+    let found = |name: String| t.caller().walk(Some(&dir), name.as_bytes(), WalkFlags::empty()).ok()?.existing().ok();
+    let is_it = |path: &Path| path.dentry.inode().attr().is_ok_and(|attr| attr.rdev == rdev);
+    [index.to_string(), format!("pts/{index}")].into_iter().filter_map(found).find(is_it)
 }
 
 fn make_pipe(t: &mut Current, addr: u64, flags: i32) -> SysResult<u64> {

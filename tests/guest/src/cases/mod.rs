@@ -35,6 +35,7 @@ mod sysv;
 mod time;
 mod timers;
 mod transfer;
+mod tty;
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Case> {
@@ -71,6 +72,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         sysv::CASES,
         time::CASES,
         timers::CASES,
+        tty::CASES,
         transfer::CASES,
     ]
     .into_iter()
