@@ -9,9 +9,39 @@ use sync::MonotonicNs;
 use crate::current::Current;
 use crate::signal::{Default, default_action};
 use crate::stop::STOP_SIGNALS;
+use crate::tasks::Task;
 
 /// Length of the `syscall` instruction.
 const SYSCALL_LEN: u64 = 2;
+
+impl Task {
+    /// A signal has been taken: an interval timer that sent it goes on.
+    fn note_alarm(&self, info: &SigInfo) {
+        if info.signo == c::SIGALRM
+            && let Some(timers) = self.group.timers.get()
+        {
+            timers.interval.alarm_taken();
+        }
+    }
+
+    /// Takes a signal of `set` that waits, instead of having it delivered.
+    pub(crate) fn take_signal(&self, set: SigSet) -> Option<SigInfo> {
+        let others = SigSet(!set.0);
+        let mut signals = self.group.signals.lock();
+        let mut shared = self.lock();
+        let info = shared.pending.take(others).or_else(|| signals.pending.take(others))?;
+        drop(shared);
+        drop(signals);
+        self.note_alarm(&info);
+        Some(info)
+    }
+
+    /// Whether a signal of `set` waits.
+    pub(crate) fn has_signal(&self, set: SigSet) -> bool {
+        let signals = self.group.signals.lock();
+        (signals.pending.set.0 | self.lock().pending.set.0) & set.0 != 0
+    }
+}
 
 impl Current {
     /// Handles all signals that can be delivered. Returns the task's wait status if it is to end.
@@ -61,17 +91,8 @@ impl Current {
             shared.halt.taken |= STOP_SIGNALS.contains(info.signo);
             info
         };
-        self.note_alarm(&info);
+        self.task.note_alarm(&info);
         Some(info)
-    }
-
-    /// A signal has been taken: an interval timer that sent it goes on.
-    fn note_alarm(&self, info: &SigInfo) {
-        if info.signo == c::SIGALRM
-            && let Some(timers) = self.task.group.timers.get()
-        {
-            timers.interval.alarm_taken();
-        }
     }
 
     /// Takes a signal of `set`, which the caller has blocked, as soon as there is one.
@@ -79,14 +100,8 @@ impl Current {
     /// # Errors
     /// `EAGAIN` after the deadline, `EINTR` when another signal comes.
     pub fn wait_signal(&self, set: SigSet, deadline: Option<MonotonicNs>) -> SysResult<SigInfo> {
-        let take = || {
-            let mut signals = self.task.group.signals.lock();
-            let others = SigSet(!set.0);
-            let mut shared = self.task.lock();
-            shared.pending.take(others).or_else(|| signals.pending.take(others))
-        };
+        let take = || self.task.take_signal(set);
         if let Some(info) = take() {
-            self.note_alarm(&info);
             return Ok(info);
         }
         // Meanwhile the set isn't blocked, so that whoever sends one of it picks this task.
@@ -110,9 +125,6 @@ impl Current {
         }
         drop(shared);
         self.task.attention.store(true, Ordering::SeqCst);
-        if let Ok(info) = &result {
-            self.note_alarm(info);
-        }
         result
     }
 

@@ -10,12 +10,13 @@ use ipc::UndoList;
 use mm::MemoryManager;
 use platform::UserRegs;
 use usermem::UserMemoryExt;
-use vfs::{FsContext, MountNamespace};
+use vfs::{File, FsContext, MountNamespace};
 
 use crate::current::Current;
 use crate::group::Group;
 use crate::kernel::Kernel;
 use crate::ns::{Namespaces, Pid, PidNamespace};
+use crate::pidfd::PidFd;
 use crate::tasks::Task;
 
 /// What clone(2) and clone3(2) ask for.
@@ -28,6 +29,8 @@ pub struct CloneRequest {
     pub stack: u64,
     pub parent_tid: u64,
     pub child_tid: u64,
+    /// Where the descriptor for `CLONE_PIDFD` is written.
+    pub pidfd: u64,
     pub tls: u64,
     /// Numbers that the child is to have, in its own pid namespace first; any where there is none.
     pub set_tid: Vec<i32>,
@@ -57,6 +60,7 @@ const KNOWN: u64 = CLONE_CLEAR_SIGHAND
             | c::CLONE_DETACHED
             | c::CLONE_UNTRACED
             | c::CLONE_IO
+            | c::CLONE_PIDFD
             | c::CLONE_NEWNS
             | c::CLONE_NEWUSER
             | c::CLONE_NEWUTS
@@ -89,6 +93,9 @@ impl CloneRequest {
         if thread && (self.has(c::CLONE_NEWUSER) || self.has(c::CLONE_NEWPID))
             || self.has(c::CLONE_FS) && (self.has(c::CLONE_NEWUSER) || self.has(c::CLONE_NEWNS))
         {
+            return Err(Errno::EINVAL);
+        }
+        if self.has(c::CLONE_PIDFD) && (thread || self.has(c::CLONE_DETACHED)) {
             return Err(Errno::EINVAL);
         }
         if self.has(c::CLONE_SYSVSEM) && self.has(c::CLONE_NEWIPC) {
@@ -148,10 +155,15 @@ impl Current {
             group.has_had_threads.store(true, Ordering::Relaxed);
         }
         let task = self.new_task(number.clone(), &group, &mm, charge, surroundings, &request);
-        // A new thread must not miss that its process stops or ends.
-        kernel.enlist_unless(&task, !request.has(c::CLONE_THREAD), || self.task.signal_pending()).inspect_err(|_| {
+        let discard = || {
             let fds = std::mem::take(&mut task.lock().fds);
             fds.leave();
+        };
+        let pidfd = self.give_pidfd(&request, &group).inspect_err(|_| discard())?;
+        // A new thread must not miss that its process stops or ends.
+        kernel.enlist_unless(&task, !request.has(c::CLONE_THREAD), || self.task.signal_pending()).inspect_err(|_| {
+            discard();
+            let _ = pidfd.map(|fd| self.fds.close(fd));
         })?;
         task.inherit_seccomp(&self.task);
         let tid = number.number_in(self.pid_ns());
@@ -175,6 +187,20 @@ impl Current {
             let _ = self.block_killable(&task.released_queue, released);
         }
         Ok(tid.cast_unsigned().into())
+    }
+
+    /// `CLONE_PIDFD`: the descriptor of a new process, which only the caller has.
+    fn give_pidfd(&self, request: &CloneRequest, group: &Arc<Group>) -> SysResult<Option<i32>> {
+        if !request.has(c::CLONE_PIDFD) {
+            return Ok(None);
+        }
+        let file = File::new(Arc::new(PidFd(group.clone())), None, c::O_RDWR);
+        let fd = self.fds.install(file, true, 0, self.task.group.limit(c::RLIMIT_NOFILE))?;
+        let written = self.mm.write_obj(request.pidfd, &fd);
+        if written.is_err() {
+            let _ = self.fds.close(fd);
+        }
+        written.map(|()| Some(fd))
     }
 
     /// Who a new task is, and which namespaces it has.

@@ -69,7 +69,6 @@ pub struct Group {
     /// Woken at its end (pidfd_open(2)).
     pub(crate) exit_queue: WaitQueue,
     /// Woken when a signal comes (signalfd(2)).
-    pub(crate) signal_queue: WaitQueue,
     /// What its end is told the parent by: `SIGCHLD` after adoption or execve(2), whatever clone(2) had said.
     pub exit_signal: AtomicI32,
     pub(crate) timers: OnceLock<Box<ProcessTimers>>,
@@ -136,7 +135,6 @@ impl Group {
             on_exit: Mutex::default(),
             child_queue: WaitQueue::default(),
             exit_queue: WaitQueue::default(),
-            signal_queue: WaitQueue::default(),
             exit_signal: AtomicI32::new(exit_signal),
             timers: OnceLock::new(),
             started: monotonic_ns(),

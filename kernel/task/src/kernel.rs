@@ -8,7 +8,7 @@ use abi::structs::Rlimit;
 use abi::{Errno, SysResult};
 use auth::{Credentials, ExecOutcome, Unsafe, UserNamespace};
 use platform::{Platform, UserRegs};
-use sync::{Mutex, Parker, monotonic_ns};
+use sync::{Mutex, Parker, WaitQueue, monotonic_ns};
 use timer::Timers;
 use vfs::{Caller, FdTable, File, FileSystems, FsContext, MountNamespace, WalkFlags};
 
@@ -109,6 +109,8 @@ pub struct Kernel {
     /// Process groups, and the lock over who is whose parent. Outermost.
     pub jobs: Mutex<Jobs>,
     pub futexes: FutexTable,
+    /// Woken when a signal has been sent to anybody: who reads a signalfd may be another than who has opened it.
+    pub(crate) signal_queue: WaitQueue,
     pub timers: Arc<Timers>,
     /// The first namespaces.
     pub ns: Namespaces,
@@ -152,6 +154,7 @@ impl Kernel {
             tasks: Mutex::default(),
             groups: Mutex::default(),
             jobs: Mutex::default(),
+            signal_queue: WaitQueue::default(),
             futexes: FutexTable::default(),
             timers: Arc::default(),
             ns,

@@ -196,9 +196,10 @@ impl Group {
             }
             _ => {}
         }
+        let kernel = first.kernel.clone();
         drop(signals);
         drop(tasks);
-        self.signal_queue.wake(PollEvents::READABLE);
+        kernel.signal_queue.wake(PollEvents::READABLE);
         Ok(())
     }
 

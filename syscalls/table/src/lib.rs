@@ -29,6 +29,7 @@ mod mq;
 mod msg;
 mod namespaces;
 mod path;
+mod pidfd;
 mod poll;
 mod prctl;
 mod process;
@@ -37,6 +38,7 @@ mod seccomp;
 mod sem;
 mod shm;
 mod signal;
+mod signalfd;
 mod socket;
 mod splice;
 mod stat;
@@ -103,6 +105,7 @@ const AREAS: &[&[Entry]] = &[
     msg::ENTRIES,
     namespaces::ENTRIES,
     path::ENTRIES,
+    pidfd::ENTRIES,
     poll::ENTRIES,
     prctl::ENTRIES,
     process::ENTRIES,
@@ -111,6 +114,7 @@ const AREAS: &[&[Entry]] = &[
     sem::ENTRIES,
     shm::ENTRIES,
     signal::ENTRIES,
+    signalfd::ENTRIES,
     socket::ENTRIES,
     splice::ENTRIES,
     stat::ENTRIES,

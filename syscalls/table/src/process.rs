@@ -9,6 +9,7 @@ use zerocopy::FromZeros;
 
 use crate::args::{file, int, path, uint, walk};
 use crate::limits::rusage;
+use crate::pidfd::process_of;
 use crate::{Entry, full, partial};
 
 /// Namespaces of pids within each other at most.
@@ -17,7 +18,7 @@ const MAX_PID_NS_LEVEL: u64 = 32;
 const PID_MAX: i32 = 4_194_304;
 
 pub const ENTRIES: &[Entry] = &[
-    partial(nr::CLONE, clone, "no time namespaces, no CLONE_PIDFD"),
+    partial(nr::CLONE, clone, "no time namespaces"),
     partial(nr::CLONE3, clone3, "as clone"),
     full(nr::FORK, |t, _| t.clone_task(CloneRequest { exit_signal: c::SIGCHLD, ..CloneRequest::default() })),
     full(nr::VFORK, |t, _| {
@@ -35,14 +36,20 @@ pub const ENTRIES: &[Entry] = &[
         Ok(0)
     }),
     full(nr::WAIT4, wait4),
-    partial(nr::WAITID, waitid, "no P_PIDFD"),
+    full(nr::WAITID, waitid),
     full(nr::ARCH_PRCTL, arch_prctl),
 ];
 
 fn clone(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let [flags, stack, parent_tid, child_tid, tls, _] = a;
     let exit_signal = int(flags & 0xff);
-    t.clone_task(CloneRequest { flags: flags & 0xffff_ff00, exit_signal, stack, parent_tid, child_tid, tls, set_tid: Vec::new() })
+    let flags = flags & 0xffff_ff00;
+    // Both would be written to one place.
+    if flags & c::CLONE_PIDFD as u64 != 0 && flags & c::CLONE_PARENT_SETTID as u64 != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let set_tid = Vec::new();
+    t.clone_task(CloneRequest { flags, exit_signal, stack, parent_tid, child_tid, tls, set_tid, pidfd: parent_tid })
 }
 
 fn clone3(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
@@ -57,7 +64,7 @@ fn clone3(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         return Err(Errno::E2BIG);
     }
     t.mm.read(a[0], bytes.get_mut(..size).unwrap_or_default())?;
-    let CloneArgs { flags, parent_tid, child_tid, tls, .. } = args;
+    let CloneArgs { flags, parent_tid, child_tid, tls, pidfd, .. } = args;
     let not_here = (c::CLONE_DETACHED | 0xff) as u64;
     let has = |flag: i32| flags & flag as u64 != 0;
     let exit_signal = i32::try_from(args.exit_signal).ok().filter(|signo| *signo <= 64).ok_or(Errno::EINVAL)?;
@@ -78,7 +85,7 @@ fn clone3(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         set_tid.push(number);
     }
     let stack = args.stack.checked_add(args.stack_size).ok_or(Errno::EINVAL)?;
-    t.clone_task(CloneRequest { flags, exit_signal, stack, parent_tid, child_tid, tls, set_tid })
+    t.clone_task(CloneRequest { flags, exit_signal, stack, parent_tid, child_tid, tls, set_tid, pidfd })
 }
 
 /// A null-terminated vector of strings.
@@ -150,14 +157,24 @@ fn waitid(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     if options & !(KINDS | c::WNOHANG | c::WNOWAIT | c::__WALL | c::__WCLONE | c::__WNOTHREAD) != 0 || options & KINDS == 0 {
         return Err(Errno::EINVAL);
     }
+    let (mut options, mut impatient) = (options, false);
     let who = match (uint(a[0]), int(a[1])) {
         (c::P_ALL, _) => Who::Any,
         (c::P_PID, pid @ 1..) => Who::Process(pid),
         (c::P_PGID, 0) => Who::ProcessGroup(t.task.group.pgid()),
         (c::P_PGID, pgid @ 1..) => process_group(t, pgid),
+        (c::P_PIDFD, 0..) => {
+            let (group, nonblocking) = process_of(t, a[1])?;
+            impatient = nonblocking && options & c::WNOHANG == 0;
+            options |= if impatient { c::WNOHANG } else { 0 };
+            Who::Exactly(group)
+        }
         _ => return Err(Errno::EINVAL),
     };
     let found = t.wait_child(&who, options)?;
+    if found.is_none() && impatient {
+        return Err(Errno::EAGAIN);
+    }
     if a[2] != 0 {
         let info =
             found.map_or_else(SigInfo::default, |waited| SigInfo::child(waited.code, waited.pid, waited.uid, waited.value));

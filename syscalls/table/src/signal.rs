@@ -41,7 +41,7 @@ fn check(size: u64) -> SysResult<()> {
 }
 
 /// A signal number, or 0 where that asks whether there is somebody.
-fn number(signo: i32) -> SysResult<i32> {
+pub fn number(signo: i32) -> SysResult<i32> {
     if (0..=abi::signal::MAX_SIGNAL).contains(&signo) { Ok(signo) } else { Err(Errno::EINVAL) }
 }
 
@@ -144,7 +144,7 @@ fn sigaltstack(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
 }
 
 /// Whether the caller may send a signal to a process (or a task of it); who sends it, in the numbers of who gets it.
-fn permitted(t: &Current, group: &Group, task: Option<&Task>, signo: i32) -> SysResult<u32> {
+pub fn permitted(t: &Current, group: &Group, task: Option<&Task>, signo: i32) -> SysResult<u32> {
     let (who, other) = (t.credentials(), task.map_or_else(|| group.credentials(), |task| Some(task.credentials())));
     // Gone in this moment: nobody minds.
     let Some(other) = other else { return Ok(0) };

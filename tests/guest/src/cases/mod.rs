@@ -26,6 +26,7 @@ mod netlink;
 mod path;
 mod perm;
 mod pipe;
+mod pidfd;
 mod process;
 mod sched;
 mod seccomp;
@@ -64,6 +65,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         path::CASES,
         perm::CASES,
         pipe::CASES,
+        pidfd::CASES,
         process::CASES,
         sched::CASES,
         seccomp::CASES,
