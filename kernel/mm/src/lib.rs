@@ -320,6 +320,16 @@ impl MemoryManager {
         flush(pending);
     }
 
+    /// The last task is about to end: who counts mappings (shared memory segments, seals) is told now, not when the rest goes.
+    pub fn let_go(&self) {
+        let mut state = self.state.lock();
+        let hooked = |vma: &Vma| vma.file.as_ref().is_some_and(|(backing, _)| backing.mapped.hook.is_some());
+        let ranges: Vec<_> = state.vmas.iter().filter(|(_, vma)| hooked(vma)).map(|(range, _)| range).collect();
+        let gone: Vec<_> = ranges.into_iter().map(|range| state.vmas.remove(range)).collect();
+        drop(state);
+        drop(gone);
+    }
+
     /// Gives back what nobody uses any more.
     fn reap(&self, state: &mut State) {
         if state.dying.is_empty() {

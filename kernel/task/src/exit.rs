@@ -47,6 +47,10 @@ impl Current {
             (shared.charge.take(), shared.filters.take())
         };
         drop(gone);
+        // Its own and this one.
+        if Arc::strong_count(&mm) == 2 {
+            mm.let_go();
+        }
         fds.leave();
         task.release();
         let heir = {

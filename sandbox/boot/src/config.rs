@@ -135,7 +135,7 @@ impl BootConfig {
             Mount::internal("/dev/pts", "devpts", "ptmxmode=0666,mode=0620,gid=5", c::MS_NOSUID | c::MS_NOEXEC | c::MS_RELATIME),
             Mount::internal("/dev/shm", "tmpfs", "mode=1777", c::MS_NOSUID | c::MS_NODEV | c::MS_RELATIME),
             Mount::internal("/sys", "sysfs", "", usual | c::MS_RDONLY),
-            Mount::internal("/tmp", "tmpfs", "mode=1777", c::MS_NOSUID | c::MS_NODEV | c::MS_RELATIME),
+            Mount::internal("/tmp", "tmpfs", "mode=1777", c::MS_RELATIME),
         ]
     }
 }

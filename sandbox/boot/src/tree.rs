@@ -126,7 +126,8 @@ pub fn assemble(config: &BootConfig, mounts: Vec<Prepared>, kernel: &Arc<Kernel>
     let filesystems = &kernel.filesystems;
     filesystems.register(Arc::new(procfs::ProcFs { kernel: kernel.clone() }));
     let (log, started) = (kernel.log.clone(), kernel.started);
-    let terminals = Arc::new(DevPts(devpts::Instance::new(&terminal_options(&mounts)).map_err(|errno| TreeError("devpts".into(), errno))?));
+    let terminals =
+        Arc::new(DevPts(devpts::Instance::new(&terminal_options(&mounts)).map_err(|errno| TreeError("devpts".into(), errno))?));
     filesystems.register(terminals.clone());
     let pts = terminals.0.clone();
     let devices: Arc<DeviceOpener> = Arc::new(move |kind, rdev| match terminals.open(kind, rdev) {

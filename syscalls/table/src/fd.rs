@@ -14,7 +14,7 @@ use crate::args::{file, int, uint};
 use crate::fcntl::set_flags;
 use crate::namespaces::ns_ioctl;
 use crate::seccomp::listener_ioctl;
-use crate::{Entry, full, partial};
+use crate::{Entry, full};
 
 /// Opens the slave of a master.
 const TIOCGPTPEER: u64 = 0x5441;
