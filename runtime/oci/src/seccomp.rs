@@ -251,7 +251,9 @@ pub fn compile(profile: &Seccomp) -> Result<Vec<Insn>> {
         bail!("linux.seccomp.listenerPath: isn't supported: no host process may decide about a call inside");
     }
     let default = action(&profile.default_action, profile.default_errno_ret).context("linux.seccomp.defaultAction")?;
-    let verdicts = verdicts(profile, default)?;
+    let mut verdicts = verdicts(profile, default)?;
+    // Docker's profile keeps the host's log from containers. Here it is the sandbox's own, and dmesg is how people see that they are inside.
+    verdicts.insert(nr::SYSLOG as u32, Verdict { conditions: Vec::new(), otherwise: RET_ALLOW });
     let plain = Verdict { conditions: Vec::new(), otherwise: default };
     let missing = Verdict { conditions: Vec::new(), otherwise: RET_ERRNO | ENOSYS };
     // Ranges of numbers with one verdict.
@@ -333,6 +335,7 @@ mod tests {
         for (number, name) in nr::NAMES {
             let expected = match *name {
                 "ptrace" => RET_ERRNO | 13,
+                "syslog" => RET_ALLOW,
                 name if name.len() % 3 != 0 => RET_ALLOW,
                 _ => RET_ERRNO | EPERM,
             };
