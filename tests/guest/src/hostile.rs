@@ -289,6 +289,8 @@ fn hijack() {
             SYS_pselect6,
             SYS_ppoll,
             SYS_rt_sigsuspend,
+            // Strict mode: the end of everything else.
+            SYS_seccomp,
             // Waits at the queue that msgget(2) has made.
             SYS_msgrcv,
         ]
