@@ -8,9 +8,10 @@ use abi::{Errno, SysResult};
 use rangemap::{Piece, RangeMap};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use sync::Mutex;
-use usermem::{Access, HostFile, IoBuf, Segment};
+use usermem::{Access, HostFile, IoBuf, MapHook, Segment};
 use vfs::{Attr, FileOps, Inode};
 
+use crate::memfd::seal;
 use crate::node::Node;
 use crate::superblock::{BLOCK, Super};
 
@@ -61,6 +62,10 @@ pub struct Content {
     mapped: AtomicBool,
     /// Reads and writes, up to [`HOT`]; one more when it counts among [`HOT_FILES`].
     uses: AtomicU32,
+    /// `F_SEAL_*`. Changed with `data` locked.
+    seals: AtomicU32,
+    /// Mappings by which it may be written to, where that is counted: of what can be sealed.
+    writable_maps: AtomicU64,
 }
 
 impl Drop for Content {
@@ -73,7 +78,8 @@ impl Drop for Content {
 }
 
 impl Content {
-    pub fn new(fs: &Arc<Super>) -> Self {
+    /// What `seals` say can't be done with it from the start (`F_SEAL_*`).
+    pub fn new(fs: &Arc<Super>, seals: u32) -> Self {
         Self {
             fs: fs.clone(),
             size: AtomicU64::new(0),
@@ -82,7 +88,34 @@ impl Content {
             file: OnceLock::new(),
             mapped: AtomicBool::new(false),
             uses: AtomicU32::new(0),
+            seals: AtomicU32::new(seals),
+            writable_maps: AtomicU64::new(0),
         }
+    }
+
+    pub fn seals(&self) -> u32 {
+        self.seals.load(Ordering::Acquire)
+    }
+
+    fn has_seal(&self, seals: u32) -> bool {
+        self.seals() & seals != 0
+    }
+
+    fn add_seals(&self, mut seals: u32, executable: bool) -> SysResult<()> {
+        let _data = self.data.lock();
+        let now = self.seals();
+        if now & seal::SEAL != 0 {
+            return Err(Errno::EPERM);
+        }
+        if seals & seal::EXEC != 0 && executable {
+            // What is run must stay what it is.
+            seals |= seal::SHRINK | seal::GROW | seal::WRITE | seal::FUTURE_WRITE;
+        }
+        if seals & seal::WRITE != 0 && now & seal::WRITE == 0 && self.writable_maps.load(Ordering::Acquire) > 0 {
+            return Err(Errno::EBUSY);
+        }
+        self.seals.store(now | seals, Ordering::Release);
+        Ok(())
     }
 
     pub fn size(&self) -> u64 {
@@ -170,6 +203,14 @@ impl Content {
             return Err(Errno::EFBIG);
         }
         let mut data = self.data.lock();
+        let forbidden = match size.cmp(&self.size()) {
+            std::cmp::Ordering::Less => seal::SHRINK,
+            std::cmp::Ordering::Equal => 0,
+            std::cmp::Ordering::Greater => seal::GROW,
+        };
+        if self.has_seal(forbidden) {
+            return Err(Errno::EPERM);
+        }
         if self.file.get().is_none() && size <= SMALL {
             // A piece that comes back reads as zeros.
             data.small.resize(usize::try_from(size).map_err(|_| Errno::EFBIG)?, 0);
@@ -189,11 +230,19 @@ impl Content {
         if buf.remaining() == 0 {
             return Ok(0);
         }
+        if self.has_seal(seal::WRITE | seal::FUTURE_WRITE) {
+            return Err(Errno::EPERM);
+        }
+        let size = self.size();
+        if self.has_seal(seal::GROW) && offset.saturating_add(buf.remaining() as u64) > size {
+            // Page by page, up to the one that would make it larger.
+            let whole = usermem::page_down(size).checked_sub(offset).filter(|whole| *whole > 0).ok_or(Errno::EPERM)?;
+            buf.limit(usize::try_from(whole).unwrap_or(usize::MAX));
+        }
         let room = MAX_SIZE.checked_sub(offset).filter(|room| *room > 0).ok_or(Errno::EFBIG)?;
         buf.limit(usize::try_from(room).unwrap_or(usize::MAX));
         let end = self.reserve(data, offset, offset + buf.remaining() as u64)?;
         buf.limit(usize::try_from(end - offset).unwrap_or(usize::MAX));
-        let size = self.size();
         let total = if self.file.get().is_none() && end <= SMALL {
             Self::write_small(data, buf, offset, size)?
         } else {
@@ -274,6 +323,9 @@ impl Content {
         let end = offset.checked_add(len).filter(|end| *end <= MAX_SIZE).ok_or(Errno::EFBIG)?;
         let mut data = self.data.lock();
         if flags == FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE {
+            if self.has_seal(seal::WRITE | seal::FUTURE_WRITE) {
+                return Err(Errno::EPERM);
+            }
             let file = self.to_file(&mut data)?;
             rustix::fs::fallocate(file.as_fd(), flags, offset, len)?;
             self.release(&mut data, offset.div_ceil(BLOCK)..(end / BLOCK).max(offset.div_ceil(BLOCK)));
@@ -281,6 +333,9 @@ impl Content {
         }
         if !flags.is_empty() && flags != FallocateFlags::KEEP_SIZE {
             return Err(Errno::EOPNOTSUPP);
+        }
+        if self.has_seal(seal::GROW) && end > self.size() {
+            return Err(Errno::EPERM);
         }
         // The host would rather kill than refuse.
         let info = rustix::system::sysinfo();
@@ -306,6 +361,31 @@ impl Content {
         }
         self.release(&mut data, at..Self::range(offset, end).end.max(at));
         Err(Errno::ENOSPC)
+    }
+}
+
+/// Of what can be sealed: the mappings that write are counted.
+impl MapHook for Node {
+    fn map(&self, writes: bool) -> SysResult<()> {
+        let content = self.content()?;
+        let _data = content.data.lock();
+        if writes && content.has_seal(seal::WRITE | seal::FUTURE_WRITE) {
+            return Err(Errno::EPERM);
+        }
+        self.mapped(writes);
+        Ok(())
+    }
+
+    fn mapped(&self, writes: bool) {
+        if let Ok(content) = self.content() {
+            content.writable_maps.fetch_add(writes.into(), Ordering::AcqRel);
+        }
+    }
+
+    fn unmapped(&self, writes: bool) {
+        if let Ok(content) = self.content() {
+            content.writable_maps.fetch_sub(writes.into(), Ordering::AcqRel);
+        }
     }
 }
 
@@ -367,6 +447,20 @@ impl FileOps for Node {
         let content = self.content()?;
         content.mapped.store(true, Ordering::Relaxed);
         content.to_file(&mut content.data.lock()).cloned()
+    }
+
+    fn map_hook(self: Arc<Self>) -> Option<Arc<dyn MapHook>> {
+        // What can't be sealed any more, as most files can't, needs no count.
+        let seals = self.content().ok()?.seals();
+        if seals & seal::SEAL == 0 || seals & (seal::WRITE | seal::FUTURE_WRITE) != 0 { Some(self) } else { None }
+    }
+
+    fn seals(&self) -> SysResult<u32> {
+        Ok(self.content().map_err(|_| Errno::EINVAL)?.seals())
+    }
+
+    fn add_seals(&self, seals: u32) -> SysResult<()> {
+        self.content().map_err(|_| Errno::EINVAL)?.add_seals(seals, self.is_executable())
     }
 
     fn fsync(&self) -> SysResult<()> {

@@ -4,9 +4,11 @@
 #![forbid(unsafe_code)]
 
 mod content;
+mod memfd;
 mod node;
 mod superblock;
 
+pub use memfd::{memfd, seal};
 pub use node::Node;
 pub use superblock::TmpFs;
 

@@ -11,6 +11,7 @@ use sync::Mutex;
 use vfs::{Acl, Attr, DirEntry, Endpoint, FileOps, Inode, NewNode, Rename, SetAttr, WHITEOUT_DEV, new_ino};
 
 use crate::content::Content;
+use crate::memfd::seal;
 use crate::now;
 use crate::superblock::{BLOCK, Super};
 
@@ -77,10 +78,18 @@ impl Node {
     /// # Errors
     /// `ENOSPC`; `EINVAL` for an unknown kind.
     pub(crate) fn new(fs: &Arc<Super>, node: &NewNode) -> SysResult<Arc<Self>> {
+        Self::sealed(fs, node, seal::SEAL)
+    }
+
+    /// A new node; `seals` of a regular file (`F_SEAL_*`).
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(crate) fn sealed(fs: &Arc<Super>, node: &NewNode, seals: u32) -> SysResult<Arc<Self>> {
         let kind = node.mode & c::S_IFMT;
         let body = match kind {
             c::S_IFDIR => Body::Directory(Mutex::default()),
-            c::S_IFREG => Body::Regular(Content::new(fs)),
+            c::S_IFREG => Body::Regular(Content::new(fs, seals)),
             c::S_IFLNK => Body::Link(node.target.clone().into()),
             c::S_IFIFO => Body::Fifo(Arc::new(Pipe::default())),
             c::S_IFSOCK => Body::Socket(Box::default()),
@@ -114,6 +123,11 @@ impl Node {
             Body::Directory(_) => Err(Errno::EISDIR),
             _ => Err(Errno::EINVAL),
         }
+    }
+
+    /// Whether anybody may run it.
+    pub(crate) fn is_executable(&self) -> bool {
+        self.meta.lock().mode & 0o111 != 0
     }
 
     /// Contents have changed.
@@ -160,6 +174,11 @@ impl Node {
         drop(meta);
         drop(old);
         Ok(())
+    }
+
+    /// It has no name to begin with.
+    pub(crate) fn lose_name(&self) {
+        self.meta.lock().nlink = 0;
     }
 
     /// A name of it is gone.
@@ -269,7 +288,7 @@ impl Inode for Node {
 
     fn tmpfile(self: Arc<Self>, node: &NewNode) -> SysResult<Arc<dyn Inode>> {
         let made = Self::new(&self.fs, node)?;
-        made.meta.lock().nlink = 0;
+        made.lose_name();
         Ok(made)
     }
 
@@ -331,6 +350,11 @@ impl Inode for Node {
             meta.mtime = time;
         }
         if let Some(mode) = set.mode {
+            if (mode ^ meta.mode) & 0o111 != 0
+                && matches!(&self.body, Body::Regular(content) if content.seals() & seal::EXEC != 0)
+            {
+                return Err(Errno::EPERM);
+            }
             meta.mode = mode & 0o7777;
         }
         meta.uid = set.uid.unwrap_or(meta.uid);

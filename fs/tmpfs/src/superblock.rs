@@ -85,18 +85,7 @@ impl TmpFs {
         } else {
             wanted.apply(caller, options)?;
         }
-        let fs = Arc::new(Super {
-            dev: new_dev(),
-            devices: self.devices.clone(),
-            used_blocks: AtomicU64::new(0),
-            max_blocks: AtomicU64::new(wanted.blocks),
-            used_inodes: AtomicU64::new(0),
-            max_inodes: AtomicU64::new(wanted.inodes),
-            options: Mutex::new(wanted),
-        });
-        let node = NewNode { uid: wanted.uid, gid: wanted.gid, ..NewNode::plain(c::S_IFDIR | wanted.mode) };
-        let root = Node::new(&fs, &node)?;
-        Dentry::root(SuperBlock::new(self.name, fs.dev, Box::new(Ops(fs))), root)
+        Super::new(&self.devices, wanted).root(self.name)
     }
 }
 
@@ -132,6 +121,35 @@ fn take(used: &AtomicU64, max: u64, wanted: u64) -> u64 {
 }
 
 impl Super {
+    fn new(devices: &Arc<DeviceOpener>, wanted: Options) -> Arc<Self> {
+        Arc::new(Self {
+            dev: new_dev(),
+            devices: devices.clone(),
+            used_blocks: AtomicU64::new(0),
+            max_blocks: AtomicU64::new(wanted.blocks),
+            used_inodes: AtomicU64::new(0),
+            max_inodes: AtomicU64::new(wanted.inodes),
+            options: Mutex::new(wanted),
+        })
+    }
+
+    /// One without limits or devices, for files without names.
+    pub fn internal() -> Arc<Self> {
+        let devices: Arc<DeviceOpener> = Arc::new(|_, _| Err(Errno::ENXIO));
+        Self::new(&devices, Options { blocks: u64::MAX, inodes: u64::MAX, ..Options::new() })
+    }
+
+    /// Its root directory.
+    ///
+    /// # Errors
+    /// `ENOSPC`
+    pub fn root(self: Arc<Self>, kind: &'static str) -> SysResult<Arc<Dentry>> {
+        let wanted = *self.options.lock();
+        let node = NewNode { uid: wanted.uid, gid: wanted.gid, ..NewNode::plain(c::S_IFDIR | wanted.mode) };
+        let root = Node::new(&self, &node)?;
+        Dentry::root(SuperBlock::new(kind, self.dev, Box::new(Ops(self))), root)
+    }
+
     /// Takes up to `wanted` blocks; returns how many.
     pub fn take_blocks(&self, wanted: u64) -> u64 {
         take(&self.used_blocks, self.max_blocks.load(Ordering::Relaxed), wanted)

@@ -4,9 +4,9 @@ use std::sync::{Arc, Weak};
 
 use abi::{Errno, SysResult, c};
 use auth::{Capability, Credentials, UserNamespace};
-use mm::{MapHook, MappedFile};
+use mm::MappedFile;
 use sync::Mutex;
-use usermem::{HostFile, PAGE_SIZE, budget};
+use usermem::{HostFile, MapHook, PAGE_SIZE, budget};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::ids::{IpcPerm, Owner, Registry, Stat, get_or_make};

@@ -36,7 +36,7 @@ pub use fault::Fault;
 pub use guard::Dumpable;
 pub use map::{Limits, MapRequest, MmapFlags};
 pub use usage::{MapInfo, Residency, Usage};
-pub use vma::{MapHook, MappedFile, Policy, Totals};
+pub use vma::{MappedFile, Policy, Totals};
 
 use crate::arena::Arena;
 use crate::grace::Grace;

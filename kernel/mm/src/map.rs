@@ -144,7 +144,7 @@ impl MemoryManager {
                 return Err(Errno::EOVERFLOW);
             }
             let writes = shared && !request.deny.contains(Prot::WRITE);
-            return Ok(Some((Backing::new(file.clone(), writes), *offset)));
+            return Ok(Some((Backing::new(file.clone(), writes)?, *offset)));
         }
         if !shared {
             return Ok(None);
@@ -152,7 +152,7 @@ impl MemoryManager {
         let memory = HostFile::memory("shared", len)?;
         let ino = memory.id();
         let file = MappedFile { file: memory, path: "/dev/zero (deleted)".into(), dev: 1, ino, hook: None };
-        Ok(Some((Backing::new(file, false), 0)))
+        Ok(Some((Backing::new(file, false)?, 0)))
     }
 
     /// Checks resource limits before `vma` is put on `range`, whatever is there now.

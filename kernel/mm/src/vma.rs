@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use abi::SysResult;
 use platform::Prot;
 use rangemap::{Piece, RangeMap};
-use usermem::HostFile;
+use usermem::{HostFile, MapHook};
 
 /// What is left free below a mapping that grows downwards, so that a stack doesn't run into what is below it (`stack_guard_gap`).
 pub(crate) const GUARD_GAP: u64 = 256 << 12;
@@ -22,15 +23,6 @@ pub struct MappedFile {
     pub hook: Option<Arc<dyn MapHook>>,
 }
 
-/// Hears of mappings: once for each call that makes one, and for each address space that fork(2) copies it to.
-pub trait MapHook: Send + Sync {
-    /// It is mapped; `writes`: shared, and it may be written to by that.
-    fn mapped(&self, writes: bool);
-
-    /// One of those is gone.
-    fn unmapped(&self, writes: bool);
-}
-
 /// A file behind mappings of one address space or several.
 pub(crate) struct Backing {
     pub mapped: MappedFile,
@@ -39,16 +31,21 @@ pub(crate) struct Backing {
 
 impl Backing {
     /// `writes`: by a shared mapping that may become writable.
-    pub fn new(mapped: MappedFile, writes: bool) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// What the hook says.
+    pub fn new(mapped: MappedFile, writes: bool) -> SysResult<Arc<Self>> {
         if let Some(hook) = &mapped.hook {
-            hook.mapped(writes);
+            hook.map(writes)?;
         }
-        Arc::new(Self { mapped, writes })
+        Ok(Arc::new(Self { mapped, writes }))
     }
 
     /// For another address space: itself, unless somebody counts.
     pub fn for_child(self: &Arc<Self>) -> Arc<Self> {
-        if self.mapped.hook.is_some() { Self::new(self.mapped.clone(), self.writes) } else { self.clone() }
+        let Some(hook) = &self.mapped.hook else { return self.clone() };
+        hook.mapped(self.writes);
+        Arc::new(Self { mapped: self.mapped.clone(), writes: self.writes })
     }
 
     pub fn file(&self) -> &Arc<HostFile> {

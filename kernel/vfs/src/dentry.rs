@@ -285,9 +285,16 @@ impl Dentry {
 
     /// A file without a name (`O_TMPFILE`).
     pub(crate) fn nameless(self: &Arc<Self>, inode: Arc<dyn Inode>) -> SysResult<Arc<Self>> {
-        let dentry = Self::new(self.superblock.clone(), inode, b"", Some(self.clone()))?;
-        *dentry.names.lock() =
-            Names { name: format!("#{}", dentry.inode.attr()?.ino).into_bytes().into(), parent: Some(self.clone()) };
+        let name = format!("#{}", inode.attr()?.ino);
+        self.unlinked(name.as_bytes(), inode)
+    }
+
+    /// A file that has no name any more, and never had: `name` is only shown.
+    ///
+    /// # Errors
+    /// What the inode says of its attributes.
+    pub fn unlinked(self: &Arc<Self>, name: &[u8], inode: Arc<dyn Inode>) -> SysResult<Arc<Self>> {
+        let dentry = Self::new(self.superblock.clone(), inode, name, Some(self.clone()))?;
         dentry.unlinked.store(true, Ordering::Release);
         Ok(dentry)
     }

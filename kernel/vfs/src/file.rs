@@ -8,7 +8,7 @@ use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
 use auth::Credentials;
 use sync::{Mutex, WaitEntry, WaitQueue};
-use usermem::{HostFile, IoBuf, UserMemory};
+use usermem::{HostFile, IoBuf, MapHook, UserMemory};
 
 use crate::attached::Attached;
 use crate::inode::{Attr, DirEntry, Inode};
@@ -130,6 +130,27 @@ pub trait FileOps: Send + Sync + Any {
     /// Whether mapping it gives fresh memory (zero(4)).
     fn maps_memory(&self) -> bool {
         false
+    }
+
+    /// Who wants to know of mappings of it.
+    fn map_hook(self: Arc<Self>) -> Option<Arc<dyn MapHook>> {
+        None
+    }
+
+    /// What can't be done with it any more (`F_SEAL_*`, memfd_create(2)).
+    ///
+    /// # Errors
+    /// `EINVAL` when it is no file in memory.
+    fn seals(&self) -> SysResult<u32> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Adds seals.
+    ///
+    /// # Errors
+    /// `EINVAL` when it is no file in memory; `EPERM` when nothing may be sealed any more; `EBUSY` while mappings write to it.
+    fn add_seals(&self, _seals: u32) -> SysResult<()> {
+        Err(Errno::EINVAL)
     }
 
     /// # Errors

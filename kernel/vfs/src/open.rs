@@ -205,7 +205,7 @@ impl Caller {
     /// As open(2).
     pub fn open_path(&self, at: &Path, how: OpenHow, made: bool, before: BeforeOpen<'_>) -> SysResult<Arc<File>> {
         let dentry = &at.dentry;
-        if how.has(c::O_DIRECTORY) && !dentry.is_dir() {
+        if how.has(c::O_DIRECTORY) && !how.has(O_TMPFILE_BIT) && !dentry.is_dir() {
             return Err(Errno::ENOTDIR);
         }
         if how.has(c::O_PATH) {

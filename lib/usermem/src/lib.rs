@@ -6,10 +6,12 @@
 pub mod budget;
 mod copy;
 mod file;
+mod hook;
 mod memory;
 
 pub use copy::{Segment, append, install_fault_handler, preadv, pwritev, readv, writev};
 pub use file::HostFile;
+pub use hook::MapHook;
 pub use memory::{Access, IoBuf, MAX_RW, UserMemory, UserMemoryExt};
 
 /// Bytes of a page.

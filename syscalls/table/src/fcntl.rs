@@ -6,14 +6,15 @@ use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c, nr};
 use pipe::PipeEnd;
 use task::{Current, F_OWNER_PGRP, F_OWNER_PID, F_OWNER_TID, SigIo};
+use tmpfs::seal;
 use usermem::UserMemoryExt;
 use vfs::{File, FileOwner, MAX_FDS};
 
-use crate::args::int;
+use crate::args::{int, uint};
 use crate::fd::install;
 use crate::{Entry, lock, partial};
 
-pub const ENTRIES: &[Entry] = &[partial(nr::FCNTL, fcntl, "no F_NOTIFY, seals or write hints")];
+pub const ENTRIES: &[Entry] = &[partial(nr::FCNTL, fcntl, "no F_NOTIFY or write hints")];
 
 /// Calls that the C library has no names for.
 const F_SETOWN_EX: i32 = 15;
@@ -21,6 +22,8 @@ const F_GETOWN_EX: i32 = 16;
 const F_SETSIG: i32 = 10;
 const F_GETSIG: i32 = 11;
 const F_DUPFD_QUERY: i32 = 1027;
+const F_ADD_SEALS: i32 = 1033;
+const F_GET_SEALS: i32 = 1034;
 
 /// The pipe behind a file.
 fn pipe(file: &File) -> SysResult<&PipeEnd> {
@@ -45,7 +48,7 @@ fn fcntl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         c::F_SETFL => set_flags(t, fd, &file, int(arg)),
         c::F_GETPIPE_SZ => Ok(pipe(&file)?.capacity() as u64),
         c::F_SETPIPE_SZ => {
-            let bytes = usize::try_from(crate::args::uint(arg)).map_err(|_| Errno::EINVAL)?;
+            let bytes = usize::try_from(uint(arg)).map_err(|_| Errno::EINVAL)?;
             let privileged = t.credentials().has_capability(auth::Capability::SYS_RESOURCE);
             Ok(pipe(&file)?.set_capacity(bytes, privileged)? as u64)
         }
@@ -70,6 +73,8 @@ fn fcntl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
             }
             set_owner(t, &file, kind, id)
         }
+        F_ADD_SEALS => add_seals(&file, uint(arg)),
+        F_GET_SEALS => Ok(file.ops.seals()?.into()),
         F_GETSIG => Ok(file.owner().signo.cast_unsigned().into()),
         F_SETSIG => {
             let signo = i32::try_from(arg).ok().filter(|signo| (0..=64).contains(signo)).ok_or(Errno::EINVAL)?;
@@ -78,6 +83,16 @@ fn fcntl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         }
         _ => Err(Errno::EINVAL),
     }
+}
+
+fn add_seals(file: &File, seals: u32) -> SysResult<u64> {
+    if file.flags() & c::O_ACCMODE == c::O_RDONLY {
+        return Err(Errno::EPERM);
+    }
+    if seals & !seal::ALL != 0 {
+        return Err(Errno::EINVAL);
+    }
+    file.ops.add_seals(seals).map(|()| 0)
 }
 
 fn dup(t: &Current, file: Arc<File>, cloexec: bool, min: i32) -> SysResult<u64> {

@@ -22,6 +22,7 @@ mod limits;
 mod lock;
 mod mem;
 mod membarrier;
+mod memfd;
 mod mempolicy;
 mod mount;
 mod mount_fd;
@@ -98,6 +99,7 @@ const AREAS: &[&[Entry]] = &[
     limits::ENTRIES,
     mem::ENTRIES,
     membarrier::ENTRIES,
+    memfd::ENTRIES,
     mempolicy::ENTRIES,
     mount::ENTRIES,
     mount_fd::ENTRIES,

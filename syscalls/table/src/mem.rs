@@ -5,6 +5,7 @@ use auth::Capability;
 use mm::{Limits, MapRequest, MappedFile, MmapFlags};
 use platform::Prot;
 use task::Current;
+use tmpfs::seal;
 use usermem::{PAGE_SIZE, UserMemoryExt, budget};
 
 use crate::args::{file, int, uint};
@@ -172,10 +173,18 @@ fn source(t: &Current, fd: u64, shared: bool, prot: Prot) -> SysResult<(Option<M
     if file.ops.maps_memory() {
         return Ok((None, deny));
     }
+    // What is sealed can be mapped for reading; that mapping never becomes writable.
+    if shared && file.ops.seals().is_ok_and(|seals| seals & (seal::WRITE | seal::FUTURE_WRITE) != 0) {
+        if prot.contains(Prot::WRITE) {
+            return Err(Errno::EPERM);
+        }
+        deny |= Prot::WRITE;
+    }
     let attr = file.attr()?;
     let path = file.path.as_ref().map(|at| at.show(&t.fs.places().root)).unwrap_or_default();
     let path = String::from_utf8_lossy(&path).into_owned().into();
-    let mapped = MappedFile { file: file.ops.host_file()?, path, dev: attr.dev, ino: attr.ino, hook: None };
+    let hook = file.ops.clone().map_hook();
+    let mapped = MappedFile { file: file.ops.host_file()?, path, dev: attr.dev, ino: attr.ino, hook };
     Ok((Some(mapped), deny))
 }
 

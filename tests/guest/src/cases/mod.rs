@@ -18,6 +18,7 @@ mod log;
 mod mapping;
 mod mem;
 mod membarrier;
+mod memfd;
 mod mount;
 mod mq;
 mod nameless;
@@ -57,6 +58,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         mem::CASES,
         mq::CASES,
         membarrier::CASES,
+        memfd::CASES,
         mount::CASES,
         landlock::CASES,
         namespaces::CASES,
