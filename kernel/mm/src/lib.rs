@@ -16,6 +16,7 @@ mod map;
 mod patch;
 mod protect;
 mod remap;
+mod remote;
 mod usage;
 mod vma;
 
@@ -35,6 +36,7 @@ use usermem::{PAGE_SIZE, budget};
 pub use fault::Fault;
 pub use guard::Dumpable;
 pub use map::{Limits, MapRequest, MmapFlags};
+pub use remote::Traced;
 pub use usage::{MapInfo, Residency, Usage};
 pub use vma::{MappedFile, Policy, Totals};
 
@@ -156,6 +158,8 @@ pub struct MemoryManager {
     /// What io_setup(2) has made, by the ring's file.
     pub aio: Mutex<BTreeMap<u64, Arc<dyn Any + Send + Sync>>>,
     guard: Guard,
+    /// How many of its tasks are traced: nothing is rewritten meanwhile.
+    traced: AtomicU32,
 }
 
 fn next_id() -> u64 {
@@ -187,6 +191,7 @@ impl MemoryManager {
             barriers: AtomicU32::new(0),
             aio: Mutex::default(),
             guard: Guard::new(user_ns),
+            traced: AtomicU32::new(0),
         }))
     }
 
@@ -263,6 +268,7 @@ impl MemoryManager {
             // A child starts without (io_setup(2)).
             aio: Mutex::default(),
             guard: self.guard.clone(),
+            traced: AtomicU32::new(0),
         }))
     }
 

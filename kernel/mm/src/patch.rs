@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use abi::{Errno, SysResult};
 use platform::{Prot, TRAMPOLINE_LEN};
@@ -46,6 +47,38 @@ pub(crate) struct Patches {
     mapped_by: u64,
 }
 
+impl Patches {
+    /// Puts the program's own bytes in the place of what has been rewritten, in bytes that were read at `addr`.
+    pub(crate) fn show_original(&self, addr: u64, bytes: &mut [u8]) {
+        if self.sites.is_empty() {
+            return;
+        }
+        let end = addr.saturating_add(bytes.len() as u64);
+        let near = page_down(addr).saturating_sub(MOV)..page_down(end).saturating_add(PAGE_SIZE);
+        for (at, site) in self.sites.range(near) {
+            // It may have been replaced since: then there is no jump.
+            let jump = |opcode: u8| at.checked_sub(addr).and_then(|at| bytes.get(at as usize)).is_none_or(|byte| *byte == opcode);
+            match site {
+                Site::Before(old) if jump(0xe9) => overlay(addr, bytes, *at, old),
+                Site::Hole(hole, old) if jump(0xeb) => {
+                    overlay(addr, bytes, *at, &[0x0f, 0x05]);
+                    overlay(addr, bytes, *hole, old);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Puts `old`, which stands at `at`, over bytes that stand at `addr`, as far as they meet.
+fn overlay(addr: u64, bytes: &mut [u8], at: u64, old: &[u8]) {
+    for (to, byte) in (at..).zip(old) {
+        if let Some(place) = to.checked_sub(addr).and_then(|to| bytes.get_mut(to as usize)) {
+            *place = *byte;
+        }
+    }
+}
+
 /// How a site was rewritten.
 #[derive(Clone, Copy)]
 enum Site {
@@ -65,6 +98,9 @@ impl MemoryManager {
         let nr = u32::try_from(nr).map_err(|_| Errno::EINVAL)?;
         let call = rip.checked_sub(SYSCALL).ok_or(Errno::EFAULT)?;
         let mut state = self.state.lock();
+        if self.traced.load(Ordering::SeqCst) != 0 {
+            return Err(Errno::EAGAIN);
+        }
         self.reap(&mut state);
         let (range, vma) = state.vmas.get(call).map(|(range, vma)| (range, vma.clone())).ok_or(Errno::EFAULT)?;
         if vma.shared() || vma.prot.contains(Prot::WRITE) || !vma.prot.contains(Prot::EXEC) || vma.name == NAME {
@@ -133,10 +169,14 @@ impl MemoryManager {
         Ok(())
     }
 
-    /// Undoes what has been rewritten in a range that is going to be moved: jumps are relative.
-    pub(crate) fn unpatch(&self, state: &mut State, moved: Range<u64>) {
-        let sites: Vec<_> = state.patches.sites.range(moved).map(|(site, old)| (*site, *old)).collect();
+    /// Undoes what has been rewritten in a range: it is going to be moved, and jumps are relative; or somebody else wants to see or write
+    /// the program's own bytes. Unless `alone`, what can't change at once stays: a thread may be about to execute it.
+    pub(crate) fn unpatch(&self, state: &mut State, range: Range<u64>, alone: bool) {
+        let sites: Vec<_> = state.patches.sites.range(range).map(|(site, old)| (*site, *old)).collect();
         for (at, site) in sites {
+            if !alone && matches!(site, Site::Before(_)) && at % 16 + MOV > 16 {
+                continue;
+            }
             state.patches.sites.remove(&at);
             let Some((range, vma)) = state.vmas.get(at).map(|(range, vma)| (range, vma.clone())) else { continue };
             let mut now = [0; 1];
@@ -160,8 +200,26 @@ impl MemoryManager {
         }
     }
 
+    /// The site whose trampoline `rip` is on.
+    pub(crate) fn site_of(&self, state: &State, rip: u64) -> Option<u64> {
+        let at_hole = |(at, site): (&u64, &Site)| matches!(site, Site::Hole(hole, _) if *hole == rip).then_some(*at);
+        let page = page_down(rip);
+        if !state.patches.pages.iter().any(|(at, _)| *at == page) {
+            return state.patches.sites.range(page..page.saturating_add(PAGE_SIZE)).find_map(at_hole);
+        }
+        let (range, vma) = state.vmas.get(rip).filter(|(_, vma)| vma.name == NAME)?;
+        let at = rip - rip % TRAMPOLINE_LEN as u64;
+        let mut code = [0; TRAMPOLINE_LEN];
+        self.peek(state, at, &range, vma, &mut code).ok()?;
+        // The instruction, and where the call returns to; see `Platform::trampoline`.
+        let distance = code.get(8..12).and_then(|bytes| bytes.first_chunk()).map(|bytes| i32::from_le_bytes(*bytes))?;
+        let call = at.wrapping_add(12).wrapping_add_signed(distance.into()).wrapping_sub(SYSCALL);
+        let before = rip == at && code.first_chunk() != Some(&NOTHING);
+        Some(if before { call.wrapping_sub(MOV) } else { call })
+    }
+
     /// Reads code inside one page, from where the guest sees it.
-    fn peek(&self, state: &State, addr: u64, range: &Range<u64>, vma: &Vma, bytes: &mut [u8]) -> SysResult<()> {
+    pub(crate) fn peek(&self, state: &State, addr: u64, range: &Range<u64>, vma: &Vma, bytes: &mut [u8]) -> SysResult<()> {
         let len = bytes.len() as u64;
         if let Some((run, page)) = state.pages.get(addr) {
             return self.arena.file.segment(page.frame + (addr - run.start), len)?.read(bytes);
@@ -171,7 +229,7 @@ impl MemoryManager {
     }
 
     /// The frame of a page that is this address space's alone, copied if need be, and mapped.
-    fn own_page(&self, state: &mut State, page: u64, range: &Range<u64>, vma: &Vma) -> SysResult<u64> {
+    pub(crate) fn own_page(&self, state: &mut State, page: u64, range: &Range<u64>, vma: &Vma) -> SysResult<u64> {
         if let Some((run, present)) = state.pages.get(page) {
             let frame = present.frame + (page - run.start);
             if self.arena.exclusive_run(frame, PAGE_SIZE).0 {

@@ -134,7 +134,7 @@ impl MemoryManager {
             None => self.place(state, what.hint, what.new_len, MmapFlags::empty())?,
         };
         let taken = what.old.start..what.old.start + old_len.min(what.new_len);
-        self.unpatch(state, what.old.clone());
+        self.unpatch(state, what.old.clone(), true);
         let pages = state.pages.remove(taken.clone());
         if old_len == 0 {
             // The same memory a second time.

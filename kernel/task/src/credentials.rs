@@ -141,7 +141,8 @@ impl Current {
             return Err(Errno::EAGAIN);
         }
         let no_new_privs = self.task.no_new_privs.load(Ordering::SeqCst);
-        self.credentials.exec(&exec_file(file)?, Unsafe { no_new_privs, shares_fs: self.shares_fs(), traced: false })
+        self.credentials
+            .exec(&exec_file(file)?, Unsafe { no_new_privs, shares_fs: self.shares_fs(), traced: self.traced_by_somebody_weak() })
     }
 
     /// Whether root and working directory are another process's, too (`CLONE_FS`): it could change them under a program with more rights.

@@ -14,10 +14,13 @@ use vfs::{Caller, FdTable, FsContext, MountNamespace};
 
 use crate::frame::Trap;
 use crate::futex::Waiter;
-use crate::tasks::Task;
+use crate::tasks::{TRACED, Task};
 
 /// x86's number of the page fault exception.
 const PAGE_FAULT: u64 = 14;
+
+/// x86's number of the debug exception.
+const DEBUG: u64 = 1;
 
 /// Stack of a task's thread: system calls don't recurse.
 const STACK_SIZE: usize = 256 << 10;
@@ -46,6 +49,12 @@ pub struct Current {
     /// What restart_syscall(2) runs: set by who returns `ERESTART_RESTARTBLOCK`.
     pub resumption: Option<Resumption>,
     pub(crate) trap: Trap,
+    /// It is to execute one instruction only, for its tracer, or is watched at every one; and the CPU has been told so.
+    pub(crate) stepping: bool,
+    pub(crate) debugged: bool,
+    pub(crate) armed: bool,
+    /// What its tracer has made of the signal that it was shown.
+    pub(crate) shown: Option<SigInfo>,
     /// Wait status of an exit(2) of this thread alone.
     pub(crate) lone_exit: Option<i32>,
 }
@@ -78,11 +87,16 @@ impl Current {
             interrupted: None,
             resumption: None,
             trap: Trap::default(),
+            stepping: false,
+            debugged: false,
+            armed: false,
+            shown: None,
             lone_exit: None,
         };
         let spawned = std::thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(move || {
             Task::set_current(Some(current.task.clone()));
             let status = current.run();
+            current.stop_at_exit(status);
             current.leave(status);
             Task::set_current(None);
         });
@@ -107,9 +121,14 @@ impl Current {
                         let _ = self.mm.patch_site(self.regs.rip, nr, alone);
                     }
                     self.syscall = Some(nr);
+                    self.regs.orig_rax = nr;
+                    let work = self.task.call_work.load(Ordering::Relaxed);
+                    if work & TRACED != 0 {
+                        self.traced_call(nr, args);
+                        continue;
+                    }
                     let dispatch = self.task.kernel.dispatch;
-                    let filtered = self.task.seccomp_mode() != 0;
-                    let result = if filtered { self.filtered(nr, args) } else { dispatch(self, nr, args) };
+                    let result = if work != 0 { self.filtered(nr, args) } else { dispatch(self, nr, args) };
                     // execve and rt_sigreturn set all registers themselves.
                     if self.syscall.take().is_some() {
                         self.regs.rax = match result {
@@ -126,6 +145,7 @@ impl Current {
                 }
                 Exit::Fault { addr, access, signo, code, trapno, error_code } => {
                     self.task.faults.fetch_add(1, Ordering::Relaxed);
+                    self.regs.orig_rax = u64::MAX;
                     let info = match self.page_fault(addr, access, signo, trapno) {
                         Ok(()) => continue,
                         Err(Some((signo, code))) => SigInfo::fault(signo, code, addr),
@@ -135,11 +155,21 @@ impl Current {
                     self.trap = Trap { number: trapno, error: error_code, cr2 };
                     self.force_signal(info);
                 }
-                Exit::Signal { signo, code, addr, trapno, error_code } => {
+                Exit::Signal { signo, mut code, addr, trapno, error_code } => {
                     self.trap = Trap { number: trapno, error: error_code, cr2: self.trap.cr2 };
+                    self.regs.orig_rax = u64::MAX;
+                    if self.armed && (signo, trapno) == (c::SIGTRAP, DEBUG) {
+                        self.disarm();
+                        // Nothing to tell: the next step.
+                        let Some(told) = self.step_ended(code) else {
+                            self.task.attention.store(true, Ordering::SeqCst);
+                            continue;
+                        };
+                        code = told;
+                    }
                     self.force_signal(SigInfo::fault(signo, code, addr));
                 }
-                Exit::Interrupted => {}
+                Exit::Interrupted => self.regs.orig_rax = u64::MAX,
                 Exit::Dead => {
                     // Killed from outside, or the guest has destroyed its own stub: nothing is left to run.
                     self.task.group.end(c::SIGKILL);

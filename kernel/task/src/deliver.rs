@@ -47,6 +47,7 @@ impl Current {
     /// Handles all signals that can be delivered. Returns the task's wait status if it is to end.
     pub(crate) fn deliver_signals(&mut self) -> Option<i32> {
         self.task.attention.store(false, Ordering::SeqCst);
+        self.disarm();
         loop {
             if let Some(status) = self.task.group.ending() {
                 return Some(status);
@@ -65,6 +66,7 @@ impl Current {
                 continue;
             }
             let Some(info) = self.take_signal() else { break };
+            let Some(info) = self.stop_at_signal(info) else { continue };
             self.trace_signal(&info);
             self.act_on(info);
         }
@@ -76,6 +78,9 @@ impl Current {
         let saved = self.task.lock().saved_mask.take();
         if let Some(mask) = saved {
             self.set_mask(mask);
+        }
+        if self.stepping || self.debugged {
+            self.arm();
         }
         None
     }
@@ -182,6 +187,7 @@ impl Current {
             let own = if action.flags & c::SA_NODEFER as u64 == 0 { SigSet::of(info.signo) } else { SigSet(0) };
             let current = self.task.lock().mask;
             self.set_mask(current.with(action.mask).with(own));
+            self.stop_at_handler();
             return;
         }
         if info.signo == c::SIGSEGV {

@@ -14,6 +14,7 @@ use vfs::Path;
 use crate::current::Current;
 use crate::frame::Trap;
 use crate::futex::Waiter;
+use crate::ptrace::Ptracer;
 
 /// `READ_IMPLIES_EXEC`, `ADDR_NO_RANDOMIZE`, `ADDR_COMPAT_LAYOUT`, `MMAP_PAGE_ZERO`
 const PER_CLEAR_ON_SETID: u32 = 0x0040_0000 | 0x0004_0000 | 0x0020_0000 | 0x0010_0000;
@@ -58,7 +59,11 @@ impl Current {
         result.map_err(|_| Errno::EAGAIN)?;
         if !self.task.is_leader() {
             let old = self.task.tid();
+            self.task.kernel.forget_leader(&group);
             self.task.become_leader();
+            self.task.kernel.retrace_leader(&self.task);
+            // Who was allowed to attach to the old one isn't to this.
+            *group.ptracer.lock() = Ptracer::Nobody;
             self.waiter = Waiter::new(self.task.parker.clone(), group.pid);
             let children = group.children.lock();
             let own = children.iter().filter(|child| child.parent_tid.load(Ordering::Relaxed) == old);
@@ -82,7 +87,9 @@ impl Current {
             Ok(identity)
         })?;
         let (credentials, secure) = outcome.ok_or(Errno::ENOEXEC)?;
-        let regs = UserRegs { rip: image.entry, rsp: image.stack, eflags: 0x202, ..UserRegs::default() };
+        let orig_rax = self.regs.orig_rax;
+        let regs = UserRegs { rip: image.entry, rsp: image.stack, eflags: 0x202, orig_rax, ..UserRegs::default() };
+        let old_number = self.number_for_tracer(&self.task);
         let ctx = image.mm.aspace().clone().new_context(&regs, None)?;
         // The locks are known by the number that it has now.
         self.release_futexes(false);
@@ -124,6 +131,11 @@ impl Current {
         drop(old);
         self.task.release();
         self.syscall = None;
+        if self.task.is_traced() {
+            self.armed = false;
+            self.trace_memory();
+            self.stop_at_exec(old_number);
+        }
         Ok(())
     }
 }

@@ -40,13 +40,16 @@ impl Current {
         let who = self.credentials.clone();
         let fds = std::mem::take(&mut self.fds);
         // The shared state keeps nothing alive that others wait for the end of.
-        let gone = {
+        let (gone, traced) = {
             let mut shared = task.lock();
+            let traced = shared.traced.as_deref_mut().map(|tracee| tracee.ended(status));
             (shared.mm, shared.bell, shared.exe, shared.fds) = (None, None, None, Arc::default());
             shared.pending.discard(SigSet(u64::MAX));
-            (shared.charge.take(), shared.filters.take())
+            ((shared.charge.take(), shared.filters.take()), traced)
         };
         drop(gone);
+        let was_traced = traced.is_some();
+        drop(traced);
         // Its own and this one.
         if Arc::strong_count(&mm) == 2 {
             mm.let_go();
@@ -69,7 +72,13 @@ impl Current {
             tasks.first().map(|task| task.tid())
         };
         kernel.tasks.lock().remove(&task.tid());
+        if !group.tracees.lock().is_empty() {
+            kernel.free_tracees(&task);
+        }
         kernel.tell_children(&group, task.tid(), heir, &who);
+        if was_traced && !task.is_leader() {
+            kernel.traced_thread_ended(&task, status);
+        }
         if heir.is_none() {
             if group.is_init() && group.pid != 1 {
                 kernel.end_namespace(&group, &task.parker);
@@ -127,7 +136,9 @@ impl Kernel {
             group.job().check_orphaned(parent, group, true);
         }
         let told = group.set_zombie();
-        if parent.is_some() {
+        if group.has_other_tracer(parent.as_ref()) {
+            self.tell_leaders_tracer(group);
+        } else if parent.is_some() {
             self.tell_end(&mut jobs, group);
         } else {
             // Started from outside: nobody inside waits for it.
@@ -153,8 +164,13 @@ impl Kernel {
     }
 
     /// Tells a process's parent that it has ended. A parent that doesn't care for its children leaves nothing of it.
-    fn tell_end(&self, jobs: &mut Jobs, group: &Arc<Group>) {
+    pub(crate) fn tell_end(&self, jobs: &mut Jobs, group: &Arc<Group>) {
         let Some(parent) = group.parent.lock().upgrade() else { return };
+        // That comes first.
+        if group.has_other_tracer(Some(&parent)) {
+            return;
+        }
+        let traced = group.leader_tracer.lock().upgrade().is_some();
         let status = group.ending().unwrap_or(0);
         let (code, value) = match status & 0x7f {
             0 => (c::CLD_EXITED, status >> 8 & 0xff),
@@ -164,7 +180,7 @@ impl Kernel {
         let exit_signal = group.exit_signal.load(Ordering::Relaxed);
         let action = parent.action(c::SIGCHLD);
         let ignored = exit_signal == c::SIGCHLD && action.handler == SIG_IGN;
-        let reaped = ignored || exit_signal == c::SIGCHLD && action.flags & c::SA_NOCLDWAIT as u64 != 0;
+        let reaped = !traced && (ignored || exit_signal == c::SIGCHLD && action.flags & c::SA_NOCLDWAIT as u64 != 0);
         if !ignored && (1..=64).contains(&exit_signal) {
             parent.signal(group.child_info(exit_signal, code, value));
         }

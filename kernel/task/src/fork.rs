@@ -17,6 +17,7 @@ use crate::group::Group;
 use crate::kernel::Kernel;
 use crate::ns::{Namespaces, Pid, PidNamespace};
 use crate::pidfd::PidFd;
+use crate::ptrace::Event;
 use crate::tasks::Task;
 
 /// What clone(2) and clone3(2) ask for.
@@ -59,6 +60,7 @@ const KNOWN: u64 = CLONE_CLEAR_SIGHAND
             | c::CLONE_CHILD_SETTID
             | c::CLONE_DETACHED
             | c::CLONE_UNTRACED
+            | c::CLONE_PTRACE
             | c::CLONE_IO
             | c::CLONE_PIDFD
             | c::CLONE_NEWNS
@@ -166,6 +168,10 @@ impl Current {
             let _ = pidfd.map(|fd| self.fds.close(fd));
         })?;
         task.inherit_seccomp(&self.task);
+        let event = self.event_of(&request);
+        if event.is_some() || request.has(c::CLONE_PTRACE) && self.task.is_traced() {
+            self.trace_child(&task);
+        }
         let tid = number.number_in(self.pid_ns());
         if request.has(c::CLONE_PARENT_SETTID) {
             // As on Linux, a bad address is nobody's error.
@@ -178,15 +184,31 @@ impl Current {
             kernel.watch_cpu_limit(&group);
         }
         if let Err(errno) = Self::start(task.clone(), ctx, regs) {
+            kernel.forget_tracee(&task);
             kernel.delist(&task);
             return Err(errno);
+        }
+        let number_for_tracer = self.number_for_tracer(&task);
+        if let Some(event) = event {
+            self.stop_at_event(event, number_for_tracer);
         }
         if request.has(c::CLONE_VFORK) {
             // Signals wait until the child lets go of the memory. Only the end of this task comes before.
             let released = || if task.released.load(Ordering::SeqCst) { Ok(()) } else { Err(Errno::EAGAIN) };
             let _ = self.block_killable(&task.released_queue, released);
+            self.stop_at_event(Event::VforkDone, number_for_tracer);
         }
         Ok(tid.cast_unsigned().into())
+    }
+
+    /// What the tracer hears a clone as, if it wants to.
+    fn event_of(&self, request: &CloneRequest) -> Option<Event> {
+        let event = match request.exit_signal {
+            _ if request.has(c::CLONE_VFORK) => Event::Vfork,
+            c::SIGCHLD => Event::Fork,
+            _ => Event::Clone,
+        };
+        (!request.has(c::CLONE_UNTRACED) && self.task.wants(event)).then_some(event)
     }
 
     /// `CLONE_PIDFD`: the descriptor of a new process, which only the caller has.

@@ -13,6 +13,7 @@ use crate::jobs::{ProcessGroup, Terminal};
 use crate::kernel::OnExit;
 use crate::ns::Pid;
 use crate::pending::Pending;
+use crate::ptrace::Ptracer;
 use crate::stop::JobControl;
 use crate::tasks::Task;
 use crate::timers::ProcessTimers;
@@ -43,6 +44,12 @@ pub struct Group {
     /// The thread of the parent that made it, or has taken it over.
     pub(crate) parent_tid: AtomicI32,
     pub children: Mutex<Vec<Arc<Group>>>,
+    /// Tasks that its threads trace, those that have ended but weren't waited for, too.
+    pub(crate) tracees: Mutex<Vec<Arc<Task>>>,
+    /// Who traces its leader.
+    pub(crate) leader_tracer: Mutex<Weak<Group>>,
+    /// Who may attach to it besides its ancestors.
+    pub(crate) ptracer: Mutex<Ptracer>,
     job: Mutex<Arc<ProcessGroup>>,
     /// The controlling terminal.
     pub terminal: Mutex<Option<Arc<dyn Terminal>>>,
@@ -51,6 +58,8 @@ pub struct Group {
     pub limits: Mutex<[Rlimit; 16]>,
     /// It is ending: a hint, [`Group::ending`] says how.
     pub(crate) doomed: AtomicBool,
+    /// By SIGKILL, or that came on top.
+    pub(crate) killed: AtomicBool,
     /// No task is left.
     zombie: AtomicBool,
     /// Another process lives or has lived in the same memory (vfork(2)).
@@ -126,7 +135,11 @@ impl Group {
             signals: Mutex::new(signals),
             limits: Mutex::new(model.map_or_else(first_limits, |model| *model.limits.lock())),
             doomed: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
             zombie: AtomicBool::new(false),
+            tracees: Mutex::default(),
+            leader_tracer: Mutex::default(),
+            ptracer: Mutex::default(),
             shares_memory: AtomicBool::new(false),
             execed: AtomicBool::new(parent.is_none()),
             has_had_threads: AtomicBool::new(false),
@@ -203,6 +216,12 @@ impl Group {
             tasks.iter().for_each(|task| task.lock().pending.discard(set));
         }
         old
+    }
+
+    /// Whether somebody else than its parent traces its leader: its end is theirs first.
+    pub(crate) fn has_other_tracer(&self, parent: Option<&Arc<Self>>) -> bool {
+        let tracer = self.leader_tracer.lock().upgrade();
+        tracer.is_some_and(|tracer| !parent.is_some_and(|parent| Arc::ptr_eq(parent, &tracer)))
     }
 
     /// The wait status if it is ending.

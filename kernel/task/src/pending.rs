@@ -55,6 +55,11 @@ impl Pending {
         self.queue.push_back(queued);
     }
 
+    /// What is known of a signal in the queue, by its place.
+    pub(crate) fn peek(&self, at: usize) -> Option<SigInfo> {
+        self.queue.get(at).map(|queued| queued.info)
+    }
+
     /// Adds a signal of which nothing is kept but that it came.
     pub(crate) fn mark(&mut self, signo: i32) {
         self.set = self.set.with(SigSet::of(signo));

@@ -94,6 +94,7 @@ impl Task {
         let signals = self.group.signals.lock();
         let shared = self.lock();
         shared.halt.join
+            || shared.trap_wanted()
             || signals.end.is_some()
             || shared.pending.set.with(signals.pending.set).without(shared.mask).0 != 0
             || self.ordered_to_exit.load(Ordering::SeqCst)
@@ -130,7 +131,7 @@ impl Shared {
 impl Signals {
     /// Whether a signal to `shared`'s task would be thrown away: nobody handles it and it isn't blocked.
     fn ignores(&self, shielded: bool, info: &SigInfo, shared: &Shared) -> bool {
-        if shared.holds(info.signo) {
+        if shared.holds(info.signo) || crate::ptrace::shows(shared, info.signo) {
             return false;
         }
         let action = self.action(info.signo);
@@ -154,7 +155,8 @@ impl Group {
         let tasks = self.tasks.lock();
         let Some(first) = tasks.first() else { return Ok(()) };
         let mut signals = self.signals.lock();
-        if signals.end.is_some() {
+        // One that ends may yet stand still for its tracer.
+        if signals.end.is_some() && info.signo != c::SIGKILL {
             return Ok(());
         }
         if info.signo == c::SIGCONT {
@@ -210,6 +212,7 @@ impl Group {
             let mut signals = self.signals.lock();
             signals.end.get_or_insert(status);
             self.doomed.store(true, Ordering::SeqCst);
+            self.killed.fetch_or(status == c::SIGKILL, Ordering::SeqCst);
             Self::resume_to_end(&mut signals, &tasks);
         }
         tasks.iter().for_each(|task| task.kick());

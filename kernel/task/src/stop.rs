@@ -35,6 +35,8 @@ pub(crate) struct JobControl {
     pub stopped: bool,
     /// The signal that stopped it; 0 when it isn't stopped or wait(2) has told it.
     pub code: i32,
+    /// The signal that stopped it last.
+    pub signo: i32,
     /// It has been continued, and wait(2) hasn't told it.
     pub continued: bool,
     /// News that the next task to run has to bring to the parent.
@@ -55,6 +57,11 @@ pub(crate) struct Halt {
 }
 
 impl JobControl {
+    /// Whether it is stopped or about to be.
+    pub fn is_stopping(&self) -> bool {
+        self.stopped || self.left > 0
+    }
+
     /// A task has joined, or will never do so. What the parent is to hear if it was the last.
     fn joined(&mut self) -> Option<News> {
         self.left = self.left.saturating_sub(1);
@@ -79,6 +86,7 @@ impl Group {
             if woken {
                 task.parker.unpark();
             }
+            task.notify_tracer();
         }
         let jobs = &mut signals.jobs;
         let news = match (jobs.stopped, jobs.left) {
@@ -88,6 +96,7 @@ impl Group {
             (false, 0) => return,
         };
         (jobs.left, jobs.stopped, jobs.code, jobs.continued, jobs.tell) = (0, false, 0, true, Some(news));
+        jobs.signo = 0;
         // Who has been stopped looks for news; else somebody has to.
         if news != News::Continued {
             tasks.iter().for_each(|task| task.kick());
@@ -154,7 +163,7 @@ impl Current {
         if signals.end.is_some() || !std::mem::take(&mut self.task.lock().halt.taken) || signals.jobs.left > 0 {
             return;
         }
-        signals.jobs.code = signo;
+        (signals.jobs.code, signals.jobs.signo) = (signo, signo);
         for task in tasks.iter() {
             let mut shared = task.lock();
             if shared.halt.stopped || shared.halt.leaving {
@@ -170,17 +179,23 @@ impl Current {
     }
 
     /// Joins a stop under way and stays until it is over; brings news to the parent. True when it has been stopped.
-    pub(crate) fn job_control(&self) -> bool {
-        let group = &self.task.group;
-        let (joined, news) = {
+    pub(crate) fn job_control(&mut self) -> bool {
+        let group = self.task.group.clone();
+        let (joined, trapped, news) = {
             let mut signals = group.signals.lock();
             let mut shared = self.task.lock();
             let joined = std::mem::take(&mut shared.halt.join);
-            shared.halt.stopped |= joined;
-            (joined, if joined { signals.jobs.joined() } else { signals.jobs.tell.take() })
+            let traced = shared.traced.is_some();
+            shared.halt.stopped |= joined && !traced;
+            let trapped = joined && traced || shared.trap_wanted();
+            (shared.halt.stopped, trapped, if joined { signals.jobs.joined() } else { signals.jobs.tell.take() })
         };
         if let Some(news) = news {
             group.tell(news);
+        }
+        if trapped {
+            self.stop_for_group();
+            return true;
         }
         if joined {
             self.task.sleeping.store(true, Ordering::Relaxed);

@@ -18,12 +18,16 @@ use crate::group::Group;
 use crate::kernel::Kernel;
 use crate::ns::{Namespaces, Pid};
 use crate::pending::Pending;
+use crate::ptrace::{Stop, Tracee};
 use crate::sched::Scheduling;
 use crate::seccomp::Filters;
 use crate::stop::Halt;
 
 /// Timer slack of the first task, in nanoseconds.
 const TIMER_SLACK: u64 = 50_000;
+
+/// In [`Task::call_work`]: somebody traces it.
+pub(crate) const TRACED: u8 = 4;
 
 thread_local! {
     /// The task whose thread this is.
@@ -74,6 +78,10 @@ pub struct Shared {
     pub number: Arc<Pid>,
     pub ns: Namespaces,
     pub(crate) halt: Halt,
+    /// Who traces it.
+    pub(crate) traced: Option<Box<Tracee>>,
+    /// It stands still for its tracer.
+    pub(crate) stop: Option<Box<Stop>>,
 }
 
 /// A thread.
@@ -85,8 +93,8 @@ pub struct Task {
     pub parker: Arc<Parker>,
     /// execve(2) gives it nothing more (prctl(2), `PR_SET_NO_NEW_PRIVS`).
     pub no_new_privs: AtomicBool,
-    /// `SECCOMP_MODE_*`
-    pub(crate) seccomp: AtomicU8,
+    /// `SECCOMP_MODE_*`, and [`TRACED`]: what is to be done at calls besides handling them.
+    pub(crate) call_work: AtomicU8,
     shared: Mutex<Shared>,
     /// Something may be there to deliver: looked at on every way back to the guest.
     pub(crate) attention: AtomicBool,
@@ -151,6 +159,8 @@ impl Task {
             number,
             ns,
             halt: Halt::default(),
+            traced: None,
+            stop: None,
         };
         Arc::new(Self {
             tid: AtomicI32::new(tid),
@@ -158,7 +168,7 @@ impl Task {
             group: group.clone(),
             parker: Arc::default(),
             no_new_privs: AtomicBool::new(false),
-            seccomp: AtomicU8::new(0),
+            call_work: AtomicU8::new(0),
             shared: Mutex::new(shared),
             // What has happened to its process before it was known is to be seen.
             attention: AtomicBool::new(true),
@@ -211,10 +221,24 @@ impl Task {
         self.shared.lock()
     }
 
+    /// Whether somebody traces it (ptrace(2)).
+    #[must_use]
+    pub fn is_traced(&self) -> bool {
+        self.call_work.load(Ordering::Relaxed) & TRACED != 0
+    }
+
+    pub(crate) fn set_traced(&self, on: bool) {
+        if on {
+            self.call_work.fetch_or(TRACED, Ordering::SeqCst);
+        } else {
+            self.call_work.fetch_and(!TRACED, Ordering::SeqCst);
+        }
+    }
+
     /// Lets the platform answer who this is. Call when the bell is in place: who changes the parent later tells it too.
     pub(crate) fn tell_identity(&self) {
         let Some(bell) = self.lock().bell.clone() else { return };
-        if self.kernel.trace.is_on() || self.seccomp_mode() != 0 {
+        if self.kernel.trace.is_on() || self.call_work.load(Ordering::SeqCst) != 0 {
             // Every call is to be seen, or to be asked for.
             for call in [nr::GETPID, nr::GETTID, nr::GETUID, nr::GETEUID, nr::GETGID, nr::GETEGID, nr::GETPPID] {
                 bell.set_answer(call, None);

@@ -8,6 +8,8 @@ use abi::{Errno, SysResult, c};
 
 use crate::current::Current;
 use crate::group::Group;
+use crate::jobs::Jobs;
+use crate::tasks::Task;
 use crate::usage::Used;
 
 /// Which children are waited for.
@@ -52,7 +54,68 @@ impl Waited {
     }
 }
 
+impl Waited {
+    /// A tracee that stands still, or has ended.
+    fn of_tracee(tracee: &Task, status: i32, viewer: &Current) -> Self {
+        let mut waited = Self::new(&tracee.group, status, viewer);
+        waited.pid = tracee.number_in(viewer.pid_ns());
+        if status & 0xff == 0x7f {
+            (waited.code, waited.value) = (c::CLD_TRAPPED, status >> 8);
+        }
+        waited
+    }
+}
+
 impl Current {
+    /// Whether a tracee of this process is one that this call waits for.
+    fn waits_for_tracee(&self, tracee: &Task, who: &Who, options: i32) -> bool {
+        let named = match who {
+            Who::Any => true,
+            Who::Process(pid) => tracee.number_in(self.pid_ns()) == *pid,
+            Who::ProcessGroup(pgid) => tracee.group.pgid() == *pgid,
+            Who::Exactly(group) => Arc::ptr_eq(group, &tracee.group) && tracee.is_leader(),
+        };
+        named && (options & c::__WNOTHREAD == 0 || tracee.tracer().is_some_and(|tracer| Arc::ptr_eq(&tracer, &self.task)))
+    }
+
+    /// What a tracee that fits has come to, if one has; and whether there is one at all that may yet.
+    fn look_for_tracee(&self, jobs: &mut Jobs, who: &Who, options: i32) -> (Option<Waited>, bool) {
+        let own = &self.task.group;
+        let tracees: Vec<_> =
+            own.tracees.lock().iter().filter(|task| self.waits_for_tracee(task, who, options)).cloned().collect();
+        let mut any = false;
+        for tracee in &tracees {
+            let end = tracee.lock().traced.as_ref().and_then(|traced| traced.end);
+            match end {
+                // A leader's end is told with that of the last thread.
+                Some(_) if tracee.is_leader() && !tracee.group.is_zombie() => any = true,
+                Some(end) if options & c::WEXITED != 0 => {
+                    let status = tracee.group.ending().unwrap_or(end);
+                    let waited = Waited::of_tracee(tracee, status, self);
+                    if options & c::WNOWAIT == 0 {
+                        if tracee.is_leader() && self.is_parent_of(&tracee.group) {
+                            own.usage.lock().children += waited.used;
+                        }
+                        self.task.kernel.reap_tracee(jobs, own, tracee);
+                    }
+                    return (Some(waited), true);
+                }
+                Some(_) => {}
+                None => {
+                    any = true;
+                    if let Some(code) = tracee.tracee_news(options & c::WNOWAIT != 0) {
+                        return (Some(Waited::of_tracee(tracee, code << 8 | 0x7f, self)), true);
+                    }
+                }
+            }
+        }
+        (None, any)
+    }
+
+    fn is_parent_of(&self, group: &Group) -> bool {
+        group.parent.lock().upgrade().is_some_and(|parent| Arc::ptr_eq(&parent, &self.task.group))
+    }
+
     /// Whether `child`, a child of this process, is one that this call waits for.
     fn waits_for(&self, child: &Group, who: &Who, options: i32) -> bool {
         let named = match who {
@@ -89,9 +152,26 @@ impl Current {
         let own = &self.task.group;
         let kernel = &self.task.kernel;
         let mut jobs = kernel.jobs.lock();
-        let children: Vec<_> = own.children.lock().iter().filter(|child| self.waits_for(child, who, options)).cloned().collect();
         let mut any = false;
+        if !own.tracees.lock().is_empty() {
+            match self.look_for_tracee(&mut jobs, who, options) {
+                (None, there) => any = there,
+                found => return found,
+            }
+        }
+        let children: Vec<_> = own.children.lock().iter().filter(|child| self.waits_for(child, who, options)).cloned().collect();
         for child in &children {
+            let tracer = child.leader_tracer.lock().upgrade();
+            if let Some(tracer) = tracer {
+                // Its own tracee has been looked at as such; somebody else's is theirs to wait for first.
+                let own_tracee = Arc::ptr_eq(&tracer, own);
+                any |= !own_tracee && (!child.is_zombie() || options & (c::WEXITED | c::WCONTINUED) != 0);
+                let kinds = if own_tracee { options & !c::WSTOPPED } else { options };
+                if let Some(status) = child.take_news(kinds) {
+                    return (Some(Waited::new(child, status, self)), true);
+                }
+                continue;
+            }
             if child.is_zombie() {
                 if options & c::WEXITED == 0 {
                     continue;

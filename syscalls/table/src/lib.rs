@@ -34,6 +34,8 @@ mod pidfd;
 mod poll;
 mod prctl;
 mod process;
+mod process_vm;
+mod ptrace;
 mod sched;
 mod seccomp;
 mod sem;
@@ -111,6 +113,8 @@ const AREAS: &[&[Entry]] = &[
     poll::ENTRIES,
     prctl::ENTRIES,
     process::ENTRIES,
+    process_vm::ENTRIES,
+    ptrace::ENTRIES,
     sched::ENTRIES,
     seccomp::ENTRIES,
     sem::ENTRIES,

@@ -1,12 +1,13 @@
 //! prctl(2).
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::signal::SigSet;
 use abi::{Errno, SysResult, c, nr};
 use auth::{CapSet, Capability, Securebits};
 use mm::Dumpable;
-use task::Current;
+use task::{Current, Ptracer};
 use usermem::UserMemoryExt;
 
 use crate::args::{int, uint};
@@ -64,6 +65,7 @@ fn prctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
             });
             Ok(0)
         }
+        c::PR_SET_PTRACER => set_ptracer(t, arg),
         c::PR_SET_CHILD_SUBREAPER => {
             t.task.group.child_subreaper.store(arg != 0, Ordering::SeqCst);
             Ok(0)
@@ -109,6 +111,16 @@ fn prctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         c::PR_SET_MM if !t.credentials().has_capability(Capability::SYS_RESOURCE) => Err(Errno::EPERM),
         other => capabilities(t, other, [arg, third, fourth, fifth]),
     }
+}
+
+/// Who may attach to this process besides its ancestors: nobody, anybody, or a process and its descendants.
+fn set_ptracer(t: &Current, arg: u64) -> SysResult<u64> {
+    t.set_ptracer(match arg {
+        0 => Ptracer::Nobody,
+        u64::MAX => Ptracer::Anybody,
+        pid => Ptracer::Task(Arc::downgrade(&t.find_task(int(pid)).ok_or(Errno::EINVAL)?)),
+    });
+    Ok(0)
 }
 
 fn set_name(t: &Current, addr: u64) -> SysResult<u64> {

@@ -23,8 +23,8 @@ pub use notify::{Answer, Listener, Notifier};
 
 /// `si_code` of SIGSYS by a filter.
 const SYS_SECCOMP: i32 = 1;
-/// No filters (`SECCOMP_MODE_DISABLED`).
-pub(crate) const DISABLED: u8 = 0;
+/// The bits of `Task::call_work` that say so.
+const MODE: u8 = 3;
 /// read(2), write(2), `_exit(2)` and sigreturn(2) only.
 pub(crate) const STRICT: u8 = 1;
 pub(crate) const FILTER: u8 = 2;
@@ -52,7 +52,7 @@ impl Task {
     /// `SECCOMP_MODE_*`
     #[must_use]
     pub fn seccomp_mode(&self) -> u8 {
-        self.seccomp.load(Ordering::Relaxed)
+        self.call_work.load(Ordering::Relaxed) & MODE
     }
 
     /// Number of its filters, for /proc.
@@ -66,14 +66,14 @@ impl Task {
         let _threads = self.group.tasks.lock();
         let (mode, filters) = (maker.seccomp_mode(), maker.lock().filters.clone());
         self.lock().filters = filters;
-        self.seccomp.store(mode, Ordering::SeqCst);
+        self.call_work.fetch_or(mode, Ordering::SeqCst);
         let nnp = maker.no_new_privs.load(Ordering::SeqCst);
         self.no_new_privs.fetch_or(nnp, Ordering::SeqCst);
     }
 
     pub(crate) fn set_filters(&self, filters: Arc<Filters>) {
         let old = self.lock().filters.replace(filters);
-        self.seccomp.store(FILTER, Ordering::SeqCst);
+        self.call_work.fetch_or(FILTER, Ordering::SeqCst);
         drop(old);
     }
 }
@@ -81,6 +81,11 @@ impl Task {
 impl Current {
     /// A system call of a task with filters, or in strict mode.
     pub(crate) fn filtered(&mut self, number: u64, args: [u64; 6]) -> SysResult<u64> {
+        self.filter_call(number, args, false)
+    }
+
+    /// `decided`: its tracer has had its say, a filter that wants to ask it is content.
+    fn filter_call(&mut self, number: u64, args: [u64; 6], decided: bool) -> SysResult<u64> {
         let dispatch = self.task.kernel.dispatch;
         if self.task.seccomp_mode() == STRICT {
             return match number {
@@ -104,8 +109,12 @@ impl Current {
             (Verdict::Allow | Verdict::Log, _) => dispatch(self, number, args),
             // As it is: numbers that mean something to the kernel alone mean nothing here.
             (Verdict::Errno(number), _) => Ok(u64::from(number).wrapping_neg()),
-            // Nobody traces.
-            (Verdict::Trace(_), _) => Err(Errno::ENOSYS),
+            (Verdict::Trace(_), _) if decided => dispatch(self, number, args),
+            (Verdict::Trace(data), _) => match self.ask_tracer(data)? {
+                // What the tracer has made of it is looked at anew.
+                Ok((number, args)) => self.filter_call(number, args, true),
+                Err(value) => Ok(value),
+            },
             (Verdict::Notify, filter) => match filter.and_then(|filter| filter.notifier.clone()) {
                 None => Err(Errno::ENOSYS),
                 Some(notifier) => match self.ask_supervisor(&notifier, call)? {
@@ -164,13 +173,10 @@ impl Current {
     /// # Errors
     /// `EINVAL` when there are filters.
     pub fn set_strict(&mut self) -> SysResult<()> {
-        match self.task.seccomp.compare_exchange(DISABLED, STRICT, Ordering::SeqCst, Ordering::SeqCst) {
-            Ok(_) | Err(STRICT) => {
-                self.task.tell_identity();
-                Ok(())
-            }
-            Err(_) => Err(Errno::EINVAL),
-        }
+        let strict = |work: u8| if work & MODE == FILTER { None } else { Some(work | STRICT) };
+        self.task.call_work.fetch_update(Ordering::SeqCst, Ordering::SeqCst, strict).map_err(|_| Errno::EINVAL)?;
+        self.task.tell_identity();
+        Ok(())
     }
 
     /// `SECCOMP_SET_MODE_FILTER`; returns the listener if one was asked for.

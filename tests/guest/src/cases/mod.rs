@@ -29,6 +29,7 @@ mod perm;
 mod pidfd;
 mod pipe;
 mod process;
+mod ptrace;
 mod sched;
 mod seccomp;
 mod signal;
@@ -69,6 +70,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         pipe::CASES,
         pidfd::CASES,
         process::CASES,
+        ptrace::CASES,
         sched::CASES,
         seccomp::CASES,
         signal::CASES,
