@@ -56,7 +56,7 @@ impl Current {
                 return Some(status);
             }
             if self.task.ordered_to_exit.load(Ordering::SeqCst) {
-                return Some(c::SIGKILL);
+                return Some(0);
             }
             if self.job_control() {
                 continue;

@@ -58,7 +58,7 @@ pub struct Group {
     pub limits: Mutex<[Rlimit; 16]>,
     /// It is ending: a hint, [`Group::ending`] says how.
     pub(crate) doomed: AtomicBool,
-    /// By SIGKILL, or that came on top.
+    /// A SIGKILL has come while it was ending.
     pub(crate) killed: AtomicBool,
     /// No task is left.
     zombie: AtomicBool,

@@ -155,8 +155,12 @@ impl Group {
         let tasks = self.tasks.lock();
         let Some(first) = tasks.first() else { return Ok(()) };
         let mut signals = self.signals.lock();
-        // One that ends may yet stand still for its tracer.
-        if signals.end.is_some() && info.signo != c::SIGKILL {
+        if signals.end.is_some() {
+            // One that ends may yet stand still for its tracer.
+            if info.signo == c::SIGKILL {
+                self.killed.store(true, Ordering::SeqCst);
+                tasks.iter().for_each(|task| task.kick());
+            }
             return Ok(());
         }
         if info.signo == c::SIGCONT {
@@ -212,7 +216,6 @@ impl Group {
             let mut signals = self.signals.lock();
             signals.end.get_or_insert(status);
             self.doomed.store(true, Ordering::SeqCst);
-            self.killed.fetch_or(status == c::SIGKILL, Ordering::SeqCst);
             Self::resume_to_end(&mut signals, &tasks);
         }
         tasks.iter().for_each(|task| task.kick());

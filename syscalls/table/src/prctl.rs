@@ -115,10 +115,10 @@ fn prctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
 
 /// Who may attach to this process besides its ancestors: nobody, anybody, or a process and its descendants.
 fn set_ptracer(t: &Current, arg: u64) -> SysResult<u64> {
-    t.set_ptracer(match arg {
-        0 => Ptracer::Nobody,
-        u64::MAX => Ptracer::Anybody,
-        pid => Ptracer::Task(Arc::downgrade(&t.find_task(int(pid)).ok_or(Errno::EINVAL)?)),
+    t.set_ptracer(match (arg, int(arg)) {
+        (0, _) => Ptracer::Nobody,
+        (_, -1) => Ptracer::Anybody,
+        (_, pid) => Ptracer::Task(Arc::downgrade(&t.find_task(pid).ok_or(Errno::EINVAL)?)),
     });
     Ok(0)
 }

@@ -181,9 +181,9 @@ impl Current {
         self.task.lock().traced.as_ref().is_some_and(|tracee| tracee.seized)
     }
 
-    /// The last stop of a task, `status` its wait status. Not of one that was killed.
+    /// The last stop of a task, `status` its wait status.
     pub(crate) fn stop_at_exit(&mut self, status: i32) {
-        if self.task.is_traced() && !self.task.group.killed.load(Ordering::SeqCst) {
+        if self.task.is_traced() {
             self.stop_at_event(Event::Exit, u64::from(status.cast_unsigned()));
         }
     }

@@ -181,7 +181,7 @@ unsafe extern "C" {
 }
 
 /// The bytes of `traced_call`.
-const CODE: u64 = 0x050f_0000_006e_b8;
+const CODE: u64 = 0x0005_0f00_0000_6eb8;
 
 fn breakpoint() {
     static ROUNDS: AtomicI32 = AtomicI32::new(0);
