@@ -374,6 +374,10 @@ impl Inode for Node {
         Ok(names)
     }
 
+    fn has_capabilities(&self) -> bool {
+        self.inode().is_ok_and(|inode| inode.has_capabilities())
+    }
+
     fn endpoint(&self) -> Option<&Endpoint> {
         self.inode().ok()?.endpoint()
     }

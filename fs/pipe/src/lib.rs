@@ -12,7 +12,7 @@ use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
 use sync::{Mutex, WaitQueue};
 use usermem::{IoBuf, UserMemoryExt};
-use vfs::{Attr, FileOps, IoctlArg, new_ino};
+use vfs::{Attr, FileOps, IoctlArg, SetAttr, new_ino};
 
 use crate::ring::Ring;
 
@@ -52,11 +52,25 @@ pub struct Pipe {
     state: Mutex<State>,
     queue: WaitQueue,
     ino: u64,
+    /// Where it has no inode of a filesystem.
+    owner: Mutex<Owner>,
+}
+
+/// What fstat(2) shows of a pipe.
+struct Owner {
+    uid: u32,
+    gid: u32,
+    mode: u32,
 }
 
 impl Default for Pipe {
     fn default() -> Self {
-        Self { state: Mutex::default(), queue: WaitQueue::default(), ino: new_ino() }
+        Self {
+            state: Mutex::default(),
+            queue: WaitQueue::default(),
+            ino: new_ino(),
+            owner: Mutex::new(Owner { uid: 0, gid: 0, mode: 0o600 }),
+        }
     }
 }
 
@@ -286,7 +300,17 @@ impl FileOps for PipeEnd {
     }
 
     fn anonymous_attr(&self) -> Attr {
-        Attr { dev: 0xd, ino: self.pipe.ino, nlink: 1, mode: c::S_IFIFO | 0o600, ..Attr::default() }
+        let owner = self.pipe.owner.lock();
+        let (uid, gid, mode) = (owner.uid, owner.gid, c::S_IFIFO | owner.mode);
+        Attr { dev: 0xd, ino: self.pipe.ino, nlink: 1, mode, uid, gid, ..Attr::default() }
+    }
+
+    fn set_attr(&self, set: &SetAttr) -> SysResult<()> {
+        let mut owner = self.pipe.owner.lock();
+        owner.uid = set.uid.unwrap_or(owner.uid);
+        owner.gid = set.gid.unwrap_or(owner.gid);
+        owner.mode = set.mode.map_or(owner.mode, |mode| mode & 0o7777);
+        Ok(())
     }
 
     fn describe(&self) -> String {

@@ -20,15 +20,16 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use abi::poll::PollEvents;
 use abi::structs::{Statfs, Timespec};
 use abi::{Errno, SysResult, c};
 use auth::Credentials;
-use sync::{Mutex, monotonic_ns};
+use sync::{Mutex, WaitQueue, monotonic_ns};
 use task::{Kernel, PidNamespace, Task};
 use usermem::IoBuf;
 use vfs::{
-    Attr, Caching, Dentry, DirEntry, FileOps, FileSystemType, Inode, MountRequest, NewNode, Path, Plain, SetAttr, SuperBlock,
-    new_dev,
+    Attr, Caching, Dentry, DirEntry, FileOps, FileSystemType, Inode, MountRequest, NamespaceState, NewNode, Path, Plain, SetAttr,
+    SuperBlock, new_dev,
 };
 
 use crate::process::{Item, Member};
@@ -144,6 +145,17 @@ impl Node {
     }
 
     /// The text of a file.
+    /// The namespace whose mounts it lists, if it is such a file.
+    fn mounts(&self) -> Option<Arc<NamespaceState>> {
+        let What::Process(member, Item::File(file)) = &self.what else { return None };
+        if !mounts::LISTS.contains(&file.name) {
+            return None;
+        }
+        let task = member.view(&self.proc.kernel)?.task?;
+        let namespace = task.lock().mount_ns.state().clone();
+        Some(namespace)
+    }
+
     fn text(&self) -> SysResult<Vec<u8>> {
         match &self.what {
             What::Fixed(Entry { body: Body::File(make), .. }) => make(&self.proc),
@@ -248,7 +260,8 @@ impl Inode for Node {
     fn open(self: Arc<Self>, _flags: i32) -> SysResult<Arc<dyn FileOps>> {
         let text = Mutex::new(Arc::new(self.text()?));
         let opener = self.proc.caller().map(|task| task.credentials());
-        Ok(Arc::new(Text { node: self, text, fresh: AtomicBool::new(true), opener }))
+        let mounts = self.mounts().map(|namespace| (AtomicU64::new(namespace.changes()), namespace));
+        Ok(Arc::new(Text { node: self, text, fresh: AtomicBool::new(true), opener, mounts }))
     }
 
     fn create(self: Arc<Self>, _name: &[u8], _node: &NewNode) -> SysResult<Arc<dyn Inode>> {
@@ -281,6 +294,8 @@ struct Text {
     /// Nobody has read it since it was made.
     fresh: AtomicBool,
     opener: Option<Arc<Credentials>>,
+    /// Of a list of mounts: the namespace, and how often it had changed when somebody last asked (poll(2)).
+    mounts: Option<(AtomicU64, Arc<NamespaceState>)>,
 }
 
 impl FileOps for Text {
@@ -312,6 +327,19 @@ impl FileOps for Text {
         // What is refused hasn't been written.
         view.and_then(|view| write(proc, &view, &text, opener)).inspect_err(|_| buf.rewind(start))?;
         Ok(count)
+    }
+
+    fn poll(&self) -> PollEvents {
+        let news = self.mounts.as_ref().is_some_and(|(seen, namespace)| {
+            let changes = namespace.changes();
+            seen.swap(changes, Ordering::Relaxed) != changes
+        });
+        let ready = PollEvents::READABLE | PollEvents::WRITABLE;
+        if news { ready | PollEvents::PRI | PollEvents::ERR } else { ready }
+    }
+
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        self.mounts.as_ref().map(|(_, namespace)| namespace.queue())
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -23,6 +23,9 @@ const MOUNT_OPTIONS: &[(u64, &str)] = &[
 const SUPER_OPTIONS: &[(u64, &str)] =
     &[(c::MS_SYNCHRONOUS, "sync"), (c::MS_DIRSYNC, "dirsync"), (c::MS_MANDLOCK, "mand"), (1 << 25, "lazytime")];
 
+/// The files that poll(2) tells changes of.
+pub const LISTS: [&str; 3] = ["mounts", "mountinfo", "mountstats"];
+
 /// A word as these files have it: what would end it is written in octal.
 fn escaped(word: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();

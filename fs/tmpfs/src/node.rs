@@ -417,6 +417,10 @@ impl Inode for Node {
         Ok(self.extra(|extra| extra.xattrs.keys().map(|name| name.to_vec()).collect()).unwrap_or_default())
     }
 
+    fn has_capabilities(&self) -> bool {
+        self.extra(|extra| extra.xattrs.contains_key(&b"security.capability"[..])) == Some(true)
+    }
+
     fn endpoint(&self) -> Option<&Endpoint> {
         match &self.body {
             Body::Socket(endpoint) => Some(endpoint),

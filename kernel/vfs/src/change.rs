@@ -34,6 +34,17 @@ pub(crate) fn drop_privileges(who: &Credentials, inode: &Arc<dyn Inode>) -> SysR
     if mode == attr.mode { Ok(()) } else { inode.set_attr(&SetAttr { mode: Some(mode & 0o7777), ..SetAttr::default() }) }
 }
 
+/// A file that changes hands, or is written to, loses the capabilities that it gives to who runs it.
+pub(crate) fn drop_capabilities(inode: &Arc<dyn Inode>) -> SysResult<()> {
+    if !inode.has_capabilities() {
+        return Ok(());
+    }
+    match inode.remove_xattr(b"security.capability") {
+        Err(Errno::ENODATA | Errno::EOPNOTSUPP | Errno::EPERM) => Ok(()),
+        result => result,
+    }
+}
+
 impl Caller {
     /// chmod(2).
     ///
@@ -76,20 +87,12 @@ impl Caller {
         let set = SetAttr { uid: uid.map(|uid| uid.0), gid: gid.map(|gid| gid.0), mode, ..SetAttr::default() };
         at.inode().set_attr(&set)?;
         if attr.kind() == c::S_IFREG {
-            self.drop_capabilities(at.inode())?;
+            drop_capabilities(at.inode())?;
         }
         if uid.is_some() || gid.is_some() {
             notify::changed(at, event::ATTRIB);
         }
         Ok(())
-    }
-
-    /// A file that changes hands loses the capabilities that it gives to who runs it.
-    fn drop_capabilities(&self, inode: &Arc<dyn Inode>) -> SysResult<()> {
-        match inode.remove_xattr(b"security.capability") {
-            Err(Errno::ENODATA | Errno::EOPNOTSUPP | Errno::EPERM) => Ok(()),
-            result => result,
-        }
     }
 
     /// utimensat(2); both `Now` is what who may write may do too.

@@ -6,12 +6,12 @@ use std::sync::{Arc, OnceLock};
 
 use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
-use auth::Credentials;
+use auth::{Capability, Credentials};
 use sync::{Mutex, WaitEntry, WaitQueue};
 use usermem::{HostFile, IoBuf, MapHook, UserMemory};
 
 use crate::attached::Attached;
-use crate::inode::{Attr, DirEntry, Inode};
+use crate::inode::{Attr, DirEntry, Inode, SetAttr};
 use crate::mount::WriteAccess;
 use crate::notify::{self, event};
 use crate::path::Path;
@@ -169,6 +169,14 @@ pub trait FileOps: Send + Sync + Any {
         Attr { mode: 0o600, nlink: 1, ino: 1, ..Attr::default() }
     }
 
+    /// Changes those.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`
+    fn set_attr(&self, _set: &SetAttr) -> SysResult<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
     /// Lines of its own in /proc/pid/fdinfo.
     fn fd_info(&self) -> String {
         String::new()
@@ -251,8 +259,12 @@ pub struct File {
     cursor: Mutex<Cursor>,
     /// Held while it is open for writing.
     _access: Option<WriteAccess>,
-    /// Who opened it for writing, if what is written takes away set-user-id and the like.
-    writer: Option<Arc<Credentials>>,
+    /// Who opened it, if that was by name.
+    opener: Option<Arc<Credentials>>,
+    /// What is written takes away set-user-id and the like.
+    drops_privileges: bool,
+    /// It has been written to: what gives capabilities away is gone.
+    written: AtomicBool,
     rare: OnceLock<Box<Rare>>,
 }
 
@@ -283,8 +295,9 @@ impl File {
         path: Option<Path>,
         flags: i32,
         access: Option<WriteAccess>,
-        writer: Option<Arc<Credentials>>,
+        opener: Option<Arc<Credentials>>,
     ) -> Arc<Self> {
+        let drops_privileges = access.is_some() && opener.as_ref().is_some_and(|who| !who.has_capability(Capability::FSETID));
         let inode = path.as_ref().map(|path| path.inode().clone());
         let mut flags = flags & !(c::O_CREAT | c::O_EXCL | c::O_NOCTTY | c::O_TRUNC | c::O_CLOEXEC);
         if path.is_some() && flags & c::O_PATH == 0 {
@@ -295,7 +308,24 @@ impl File {
             path.dentry.opened();
         }
         let rare = OnceLock::new();
-        Arc::new(Self { ops, path, inode, flags: AtomicI32::new(flags), cursor: Mutex::default(), _access: access, writer, rare })
+        Arc::new(Self {
+            ops,
+            path,
+            inode,
+            flags: AtomicI32::new(flags),
+            cursor: Mutex::default(),
+            _access: access,
+            opener,
+            drops_privileges,
+            written: AtomicBool::new(false),
+            rare,
+        })
+    }
+
+    /// Whether who opened it has the same rights as `who` for having them from the same call.
+    #[must_use]
+    pub fn is_opener(&self, who: &Arc<Credentials>) -> bool {
+        self.opener.as_ref().is_some_and(|opener| Arc::ptr_eq(opener, who))
     }
 
     /// Whoever has it may not change its size by it (landlock(7)).
@@ -464,9 +494,7 @@ impl File {
         if self.ops.is_stream() {
             return self.ops.write(buf, 0);
         }
-        if let (Some(writer), Some(inode)) = (&self.writer, &self.inode) {
-            crate::change::drop_privileges(writer, inode)?;
-        }
+        self.drop_privileges()?;
         let regular = self.ops.is_regular();
         let limit = options.limit.filter(|_| regular).map_or(u64::MAX, |limit| limit());
         let append = options.append.unwrap_or(self.flags() & c::O_APPEND != 0);
@@ -491,6 +519,17 @@ impl File {
             self.ops.fsync()?;
         }
         Ok(count)
+    }
+
+    fn drop_privileges(&self) -> SysResult<()> {
+        let (Some(opener), Some(inode)) = (&self.opener, &self.inode) else { return Ok(()) };
+        if self.drops_privileges {
+            crate::change::drop_privileges(opener, inode)?;
+        }
+        if !self.written.load(Ordering::Relaxed) && !self.written.swap(true, Ordering::Relaxed) {
+            crate::change::drop_capabilities(inode)?;
+        }
+        Ok(())
     }
 
     fn write_at(&self, buf: &mut IoBuf<'_>, at: u64, limit: u64) -> SysResult<usize> {

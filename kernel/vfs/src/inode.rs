@@ -259,6 +259,11 @@ pub trait Inode: Send + Sync + Any {
         Ok(Vec::new())
     }
 
+    /// Whether it may give capabilities to who runs it (`security.capability`).
+    fn has_capabilities(&self) -> bool {
+        false
+    }
+
     /// It has been read: the access time is now, if the rules of its mount and the time so far say so (`strict`: whatever that was).
     fn accessed(&self, _strict: bool) {}
 

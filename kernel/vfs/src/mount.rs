@@ -2,9 +2,10 @@
 //!
 //! The tree is changed under one lock ([`topology`]), whatever namespaces are concerned. A walk takes only the lock of the mount that it crosses.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
 use abi::{Errno, SysResult, c};
 use sync::{Mutex, MutexGuard, RwLock};
@@ -56,6 +57,34 @@ pub struct Mount {
     namespace: Mutex<Option<Arc<NamespaceState>>>,
     /// Files open for writing through it.
     writers: AtomicU32,
+    /// It has been unmounted: whoever holds it can use it, but not mount it again.
+    ended: AtomicBool,
+}
+
+/// Mounts by number, which is the order in which they were made.
+pub(crate) type Numbered = BTreeMap<u64, Weak<Mount>>;
+
+/// The mounts on each name, in whatever namespace, by address of the name.
+static MOUNTED: LazyLock<Mutex<HashMap<usize, Numbered>>> = LazyLock::new(Mutex::default);
+
+/// The mounts on a name, in whatever namespace.
+pub(crate) fn mounted_on(dentry: &Arc<Dentry>) -> Vec<Arc<Mount>> {
+    if !dentry.is_mountpoint() {
+        return Vec::new();
+    }
+    MOUNTED.lock().get(&key(dentry)).map(|all| all.values().filter_map(Weak::upgrade).collect()).unwrap_or_default()
+}
+
+/// The mount called `id` is no longer among those on its name.
+fn left(dentry: &Arc<Dentry>, id: u64) {
+    dentry.mounts().fetch_sub(1, Ordering::SeqCst);
+    let mut all = MOUNTED.lock();
+    if let Entry::Occupied(mut entry) = all.entry(key(dentry)) {
+        entry.get_mut().remove(&id);
+        if entry.get().is_empty() {
+            entry.remove();
+        }
+    }
 }
 
 fn key(dentry: &Arc<Dentry>) -> usize {
@@ -83,6 +112,7 @@ impl Mount {
             propagation: Mutex::default(),
             namespace: Mutex::default(),
             writers: AtomicU32::new(0),
+            ended: AtomicBool::new(false),
         })
     }
 
@@ -283,6 +313,7 @@ impl Mount {
     pub(crate) fn attach(self: &Arc<Self>, at: &Path) {
         at.dentry.pin_in_parent();
         at.dentry.mounts().fetch_add(1, Ordering::SeqCst);
+        MOUNTED.lock().entry(key(&at.dentry)).or_default().insert(self.id, Arc::downgrade(self));
         *self.place.lock() = Some(Place { parent: Arc::downgrade(&at.mount), dentry: at.dentry.clone() });
         at.mount.children.write().insert(key(&at.dentry), self.clone());
     }
@@ -290,11 +321,21 @@ impl Mount {
     /// Takes it off its place, which is returned. Under the topology lock.
     pub(crate) fn detach(&self) -> Option<Path> {
         let place = self.place.lock().take()?;
-        place.dentry.mounts().fetch_sub(1, Ordering::SeqCst);
+        left(&place.dentry, self.id);
         let parent = place.parent.upgrade()?;
         let old = parent.children.write().remove(&key(&place.dentry));
         drop(old);
         Some(Path { mount: parent, dentry: place.dentry })
+    }
+
+    /// Whether it has been unmounted.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
     }
 
     /// Whether anybody but the tree and the caller, who holds it `held` times, uses it.
@@ -310,13 +351,14 @@ impl Drop for Mount {
         let mut gone: Vec<Arc<Self>> = self.children.get_mut().drain().map(|(_, child)| child).collect();
         while let Some(child) = gone.pop() {
             if let Some(place) = child.place.lock().take() {
-                place.dentry.mounts().fetch_sub(1, Ordering::SeqCst);
+                left(&place.dentry, child.id);
             }
             if let Some(mut child) = Arc::into_inner(child) {
                 gone.extend(child.children.get_mut().drain().map(|(_, child)| child));
             }
         }
-        self.propagation.get_mut().leave();
+        let id = self.id;
+        self.propagation.get_mut().leave(id);
         self.superblock.unmounted(&self.root);
     }
 }

@@ -7,7 +7,7 @@ use auth::Credentials;
 
 use crate::dentry::Dentry;
 use crate::file::{File, FileOps};
-use crate::inode::{Attr, Inode};
+use crate::inode::{Attr, Inode, SetAttr};
 use crate::mount::Mount;
 use crate::path::Path;
 use crate::permission::Access;
@@ -32,6 +32,10 @@ impl Inode for Nameless {
 
     fn open(self: Arc<Self>, flags: i32) -> SysResult<Arc<dyn FileOps>> {
         self.0.ops.clone().reopen(flags)
+    }
+
+    fn set_attr(&self, set: &SetAttr) -> SysResult<()> {
+        self.0.ops.set_attr(set)
     }
 
     fn is_nameless(&self) -> bool {

@@ -15,9 +15,11 @@ use crate::caller::Caller;
 use crate::dentry::{Dentry, NAME_MAX};
 use crate::inode::NewNode;
 use crate::landlock;
+use crate::mount::mounted_on;
 use crate::notify;
 use crate::path::Path;
 use crate::permission::{may_create, may_delete, owns, strip_sgid};
+use crate::tree::detach_mounts;
 use crate::walk::{Last, Lookup};
 
 /// Attributes of a node that the caller makes in a directory, as Linux's `inode_init_owner` and access control lists have it.
@@ -159,20 +161,22 @@ impl Caller {
         }
         let dir = &at.parent.dentry;
         at.parent.mount.check_writable()?;
-        let _guard = dir.lock();
+        let guard = dir.lock();
         let child = dir.lookup_locked(&at.name)?;
         if at.slash && !rmdir {
             return Err(if child.is_dir() { Errno::EISDIR } else { Errno::ENOTDIR });
         }
         landlock::may_remove(&self.who, &at.parent, if rmdir { c::S_IFDIR } else { c::S_IFREG })?;
         may_delete(&self.who, dir, &child, rmdir)?;
-        let _below = rmdir.then(|| child.lock());
-        if child.is_mountpoint() {
+        let below = rmdir.then(|| child.lock());
+        if self.mounted_here(&child) {
             return Err(Errno::EBUSY);
         }
         dir.inode().unlink(&at.name, child.inode(), rmdir, is_used(&child))?;
         dir.removed(&at.name, &child);
         notify::removed(dir, &child, &at.name);
+        drop((below, guard));
+        detach_mounts(&child);
         Ok(())
     }
 
@@ -195,7 +199,7 @@ impl Caller {
         check_name(&to.name)?;
         from.parent.mount.check_writable()?;
         let (dir, new_dir) = (&from.parent.dentry, &to.parent.dentry);
-        let _locks = lock_two(dir, new_dir);
+        let locks = lock_two(dir, new_dir);
         let child = dir.lookup_locked(&from.name)?;
         let target = match new_dir.lookup_locked(&to.name) {
             Ok(target) => Some(target),
@@ -218,7 +222,7 @@ impl Caller {
         let replaced = target.as_ref().map(|target| target.kind());
         landlock::may_refer(&self.who, (&from.parent, child.kind()), (&to.parent, replaced), true, exchange)?;
         self.may_rename(dir, &child, new_dir, target.as_ref(), exchange)?;
-        if child.is_mountpoint() || target.as_ref().is_some_and(|target| target.is_mountpoint()) {
+        if self.mounted_here(&child) || target.as_ref().is_some_and(|target| self.mounted_here(target)) {
             return Err(Errno::EBUSY);
         }
         if flags & c::RENAME_WHITEOUT != 0 && !self.who.has_capability(Capability::MKNOD) {
@@ -227,10 +231,24 @@ impl Caller {
         let flags = flags & !c::RENAME_NOREPLACE;
         dir.rename_locked(&from.name, &child, new_dir, &to.name, target.as_ref(), flags)?;
         notify::moved((dir, &from.name), (new_dir, &to.name), &child, target.as_ref().filter(|_| !exchange));
-        if let Some(target) = target.filter(|_| exchange) {
+        let Some(target) = target else { return Ok(()) };
+        if exchange {
             notify::moved((new_dir, &to.name), (dir, &from.name), &target, None);
+        } else {
+            drop(locks);
+            detach_mounts(&target);
         }
         Ok(())
+    }
+
+    /// Whether something is mounted on a name that the caller would miss. In other namespaces it would go with the name.
+    fn mounted_here(&self, dentry: &Arc<Dentry>) -> bool {
+        let here = self.places.root.mount.namespace();
+        let same = |mount: Arc<crate::Mount>| {
+            let there = mount.namespace();
+            there.zip(here.clone()).is_some_and(|(there, here)| Arc::ptr_eq(&there, &here))
+        };
+        mounted_on(dentry).into_iter().any(same)
     }
 
     fn may_rename(

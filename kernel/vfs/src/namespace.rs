@@ -16,11 +16,13 @@ use crate::mount::{Mount, topology};
 use crate::path::{FsContext, Path};
 use crate::propagation::Copy;
 use crate::superblock::{Plain, SuperBlock};
-use crate::tree::{MAX_MOUNTS, copy_tree, unmount_tree};
+use crate::tree::{MAX_MOUNTS, Unmount, copy_tree, unmount_tree};
 
 /// What a namespace's mounts know of it.
 pub struct NamespaceState {
     id: u64,
+    /// Whose administrators may change it.
+    owner: Arc<UserNamespace>,
     mounts: AtomicIsize,
     /// Changes so far, and who waits for the next (poll(2) on /proc/self/mounts).
     changes: AtomicU64,
@@ -32,11 +34,14 @@ pub struct MountNamespace {
     state: Arc<NamespaceState>,
     /// What the root that processes see is mounted on (Linux's rootfs): pivot_root(2) needs a place for it.
     base: Arc<Mount>,
-    /// Whose administrators may change it.
-    owner: Arc<UserNamespace>,
 }
 
 impl NamespaceState {
+    /// Whether others may change it than may change `other`.
+    pub(crate) fn owned_by_others(&self, other: &Self) -> bool {
+        !Arc::ptr_eq(&self.owner, &other.owner)
+    }
+
     /// Mounts in it.
     pub(crate) fn count(&self) -> usize {
         usize::try_from(self.mounts.load(Ordering::Relaxed)).unwrap_or(0)
@@ -99,12 +104,13 @@ impl MountNamespace {
         let all = base.tree();
         let state = Arc::new(NamespaceState {
             id: auth::new_inum(),
+            owner,
             mounts: AtomicIsize::new(all.len().cast_signed()),
             changes: AtomicU64::new(0),
             queue: WaitQueue::default(),
         });
         all.iter().for_each(|mount| mount.set_namespace(Some(state.clone())));
-        Arc::new(Self { state, base, owner })
+        Arc::new(Self { state, base })
     }
 
     /// Number of its file in /proc/PID/ns.
@@ -121,7 +127,7 @@ impl MountNamespace {
 
     #[must_use]
     pub fn owner(&self) -> &Arc<UserNamespace> {
-        &self.owner
+        &self.state.owner
     }
 
     pub(crate) fn changed(&self, mounts: isize) {
@@ -160,7 +166,7 @@ impl MountNamespace {
     /// `ENOSPC` when there are too many mounts.
     pub fn copy(&self, fs: &FsContext, owner: Arc<UserNamespace>) -> SysResult<Arc<Self>> {
         let _topology = topology();
-        let less_privileged = !Arc::ptr_eq(&owner, &self.owner);
+        let less_privileged = !Arc::ptr_eq(&owner, self.owner());
         let how = if less_privileged { Copy::Slave } else { Copy::Peer };
         let mut room = MAX_MOUNTS;
         let copied = copy_tree(&self.base, self.base.root(), how, true, &mut room)?;
@@ -197,7 +203,7 @@ impl Drop for MountNamespace {
     fn drop(&mut self) {
         let gone = {
             let _topology = topology();
-            unmount_tree(&self.base)
+            unmount_tree(&self.base, Unmount::NAMESPACE)
         };
         drop(gone);
     }

@@ -4,7 +4,6 @@ use std::any::Any;
 use std::sync::Arc;
 
 use abi::{Errno, SysResult, c};
-use auth::Capability;
 
 use crate::caller::Caller;
 use crate::dentry::Dentry;
@@ -209,7 +208,8 @@ impl Caller {
             return Err(Errno::ENOTDIR);
         }
         if how.has(c::O_PATH) {
-            return Ok(File::new(Arc::new(Place), Some(at.clone()), how.flags & PATH_FLAGS));
+            let opener = Some(self.who.clone());
+            return Ok(File::with_access(Arc::new(Place), Some(at.clone()), how.flags & PATH_FLAGS, None, opener));
         }
         let mut access = None;
         if !made {
@@ -222,11 +222,12 @@ impl Caller {
         }
         before(at.inode(), how.flags)?;
         let ops: Arc<dyn FileOps> = if dentry.is_dir() { Arc::new(Place) } else { self.open_inode(at, how, made)? };
+        if how.has(c::O_DIRECT) && !ops.is_regular() {
+            return Err(Errno::EINVAL);
+        }
         let access = access.filter(|_: &WriteAccess| how.writes());
-        // Whoever has the capability here has it over all files that its namespace knows.
-        let writer = (access.is_some() && !self.who.has_capability(Capability::FSETID)).then(|| self.who.clone());
         let path = (!at.inode().is_nameless()).then(|| at.clone());
-        let file = File::with_access(ops, path, how.flags, access, writer);
+        let file = File::with_access(ops, path, how.flags, access, Some(self.who.clone()));
         if how.writes() && landlock::may(&self.who, at, landlock::fs::TRUNCATE).is_err() {
             file.fix_size();
         }

@@ -1,12 +1,12 @@
 //! Mounts that appear where others do (mount_namespaces(7), "shared subtrees").
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Weak};
 
 use abi::SysResult;
 use sync::Mutex;
 
-use crate::mount::Mount;
+use crate::mount::{Mount, Numbered};
 use crate::path::Path;
 
 /// What a mount tells others, and is told.
@@ -20,8 +20,8 @@ pub enum Kind {
 
 #[derive(Default)]
 struct Members {
-    peers: Vec<Weak<Mount>>,
-    slaves: Vec<Weak<Mount>>,
+    peers: Numbered,
+    slaves: Numbered,
 }
 
 /// Mounts that tell each other.
@@ -30,18 +30,44 @@ pub struct PeerGroup {
     members: Mutex<Members>,
 }
 
+/// Numbers of groups: the lowest that is free comes next, as on Linux.
+struct Numbers {
+    next: u32,
+    free: BTreeSet<u32>,
+}
+
+static NUMBERS: Mutex<Numbers> = Mutex::new(Numbers { next: 1, free: BTreeSet::new() });
+
 impl PeerGroup {
     fn new() -> Arc<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
-        Arc::new(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), members: Mutex::default() })
+        let mut numbers = NUMBERS.lock();
+        let id = numbers.free.pop_first().unwrap_or_else(|| {
+            numbers.next += 1;
+            numbers.next - 1
+        });
+        Arc::new(Self { id, members: Mutex::default() })
     }
 
     fn peers(&self) -> Vec<Arc<Mount>> {
-        self.members.lock().peers.iter().filter_map(Weak::upgrade).collect()
+        self.members.lock().peers.values().filter_map(Weak::upgrade).collect()
     }
 
     fn slaves(&self) -> Vec<Arc<Mount>> {
-        self.members.lock().slaves.iter().filter_map(Weak::upgrade).collect()
+        self.members.lock().slaves.values().filter_map(Weak::upgrade).collect()
+    }
+
+    fn add_peer(&self, mount: &Arc<Mount>) {
+        self.members.lock().peers.insert(mount.id(), Arc::downgrade(mount));
+    }
+
+    fn add_slave(&self, mount: &Arc<Mount>) {
+        self.members.lock().slaves.insert(mount.id(), Arc::downgrade(mount));
+    }
+}
+
+impl Drop for PeerGroup {
+    fn drop(&mut self) {
+        NUMBERS.lock().free.insert(self.id);
     }
 }
 
@@ -55,37 +81,36 @@ pub struct Propagation {
 }
 
 impl Propagation {
-    /// Leaves its groups. The last one to leave a group gives its slaves to its own master. The mount itself is no longer reachable
-    /// through the groups' lists afterwards, if it is being dropped or `self` is not locked by others.
-    pub fn leave(&mut self) {
+    /// The mount called `id` leaves its groups. The last one to leave a group gives its slaves to its own master.
+    pub fn leave(&mut self, id: u64) {
         let (group, master) = (self.group.take(), self.master.take());
-        forget(group, master.as_ref(), None);
+        forget(group, master.as_ref(), id);
         if let Some(master) = master {
-            master.members.lock().slaves.retain(|slave| slave.strong_count() > 0);
+            master.members.lock().slaves.remove(&id);
         }
+    }
+
+    /// The group that it tells.
+    pub(crate) fn group(&self) -> Option<Arc<PeerGroup>> {
+        self.group.clone()
     }
 }
 
-fn without(list: &mut Vec<Weak<Mount>>, mount: Option<&Arc<Mount>>) {
-    let is = |other: &Weak<Mount>| mount.is_some_and(|mount| std::ptr::eq(other.as_ptr(), Arc::as_ptr(mount)));
-    list.retain(|other| other.strong_count() > 0 && !is(other));
-}
-
-/// Takes a mount (or those that are gone) out of a peer group. Whether peers are left.
-fn forget(group: Option<Arc<PeerGroup>>, master: Option<&Arc<PeerGroup>>, mount: Option<&Arc<Mount>>) -> bool {
+/// Takes a mount out of a peer group. Whether peers are left.
+fn forget(group: Option<Arc<PeerGroup>>, master: Option<&Arc<PeerGroup>>, id: u64) -> bool {
     let Some(group) = group else { return false };
     let orphans = {
         let mut members = group.members.lock();
-        without(&mut members.peers, mount);
+        members.peers.remove(&id);
         if !members.peers.is_empty() {
             return true;
         }
         std::mem::take(&mut members.slaves)
     };
-    for orphan in orphans.iter().filter_map(Weak::upgrade) {
+    for orphan in orphans.values().filter_map(Weak::upgrade) {
         orphan.propagation.lock().master = master.cloned();
         if let Some(master) = master {
-            master.members.lock().slaves.push(Arc::downgrade(&orphan));
+            master.add_slave(&orphan);
         }
     }
     false
@@ -116,7 +141,7 @@ impl Mount {
             propagation.unbindable = false;
             if propagation.group.is_none() {
                 let group = PeerGroup::new();
-                group.members.lock().peers.push(Arc::downgrade(self));
+                group.add_peer(self);
                 propagation.group = Some(group);
             }
             return;
@@ -126,7 +151,7 @@ impl Mount {
             propagation.unbindable = kind == Kind::Unbindable;
             (propagation.group.take(), propagation.master.clone())
         };
-        let others = forget(group.clone(), master.as_ref(), Some(self));
+        let others = forget(group.clone(), master.as_ref(), self.id());
         if kind == Kind::Slave {
             // Without anybody left to tell it, it stays what it was besides.
             if let Some(group) = group.filter(|_| others) {
@@ -139,17 +164,14 @@ impl Mount {
 
     fn become_slave(self: &Arc<Self>, master: Option<Arc<PeerGroup>>) {
         if let Some(master) = &master {
-            master.members.lock().slaves.push(Arc::downgrade(self));
+            master.add_slave(self);
         }
-        let old = std::mem::replace(&mut self.propagation.lock().master, master);
-        if let Some(old) = old {
-            let mut members = old.members.lock();
-            // It may be in the list once more: the new master can be the old one.
-            let mut seen = self.propagation.lock().master.as_ref().is_some_and(|now| Arc::ptr_eq(now, &old));
-            members.slaves.retain(|slave| {
-                let same = std::ptr::eq(slave.as_ptr(), Arc::as_ptr(self));
-                slave.strong_count() > 0 && (!same || std::mem::replace(&mut seen, false))
-            });
+        let mut propagation = self.propagation.lock();
+        let old = std::mem::replace(&mut propagation.master, master);
+        let stays = propagation.master.as_ref().zip(old.as_ref()).is_some_and(|(now, old)| Arc::ptr_eq(now, old));
+        drop(propagation);
+        if let Some(old) = old.filter(|_| !stays) {
+            old.members.lock().slaves.remove(&self.id());
         }
     }
 
@@ -164,7 +186,7 @@ impl Mount {
             Copy::Slave if group.is_some() => self.become_slave(group),
             Copy::Peer | Copy::Slave => {
                 if let Some(group) = &group {
-                    group.members.lock().peers.push(Arc::downgrade(self));
+                    group.add_peer(self);
                 }
                 self.propagation.lock().group = group;
                 if master.is_some() {
@@ -174,24 +196,40 @@ impl Mount {
         }
     }
 
-    /// Mounts that are told of what happens on `self`, each with the peer group that it belongs to; `self` is not among them.
+    /// Mounts that are told of what happens on `self`; `self` is not among them.
     pub(crate) fn receivers(self: &Arc<Self>) -> Vec<Arc<Self>> {
-        let mut all = Vec::new();
-        let mut groups: Vec<Arc<PeerGroup>> = self.propagation.lock().group.iter().cloned().collect();
-        let mut at = 0;
-        while let Some(group) = groups.get(at).cloned() {
-            at += 1;
-            all.extend(group.peers().into_iter().filter(|peer| !Arc::ptr_eq(peer, self)));
-            for slave in group.slaves() {
-                match slave.propagation.lock().group.clone() {
-                    Some(own) if groups.iter().any(|known| Arc::ptr_eq(known, &own)) => {}
-                    Some(own) => groups.push(own),
-                    None => all.push(slave.clone()),
-                }
-            }
-        }
+        let group = self.propagation.lock().group();
+        let mut all = group.map(|group| told(&group)).unwrap_or_default();
+        all.retain(|mount| !Arc::ptr_eq(mount, self));
         all
     }
+}
+
+impl PeerGroup {
+    fn key(self: &Arc<Self>) -> usize {
+        Arc::as_ptr(self).addr()
+    }
+}
+
+/// Mounts that are told of what happens on one of a group, all of the group included.
+pub(crate) fn told(group: &Arc<PeerGroup>) -> Vec<Arc<Mount>> {
+    let mut all = Vec::new();
+    let mut groups = vec![group.clone()];
+    let mut known = HashSet::from([group.key()]);
+    while let Some(group) = groups.pop() {
+        all.extend(group.peers());
+        for slave in group.slaves() {
+            match slave.propagation.lock().group.clone() {
+                Some(own) => {
+                    if known.insert(own.key()) {
+                        groups.push(own);
+                    }
+                }
+                None => all.push(slave.clone()),
+            }
+        }
+    }
+    all
 }
 
 /// How a copy of a mount belongs to the original's groups.
@@ -211,30 +249,30 @@ pub(crate) fn copies(source: &Arc<Mount>, at: &Path, room: &mut usize) -> SysRes
     let mut made = Vec::new();
     let Some(group) = at.mount.propagation.lock().group.clone() else { return Ok(made) };
     // Groups to be told, and the tree that those copies of it that are already made belong to.
+    let mut known = HashSet::from([group.key()]);
     let mut groups = vec![(group, source.clone())];
+    let mut told = HashSet::from([at.mount.id()]);
     let mut next = 0;
-    let sees = |mount: &Arc<Mount>| at.dentry.is_below(mount.root());
+    // What is in no namespace (what is being mounted, for one) isn't told.
+    let sees = |mount: &Arc<Mount>| mount.namespace().is_some() && at.dentry.is_below(mount.root());
     while let Some((group, template)) = groups.get(next).cloned() {
         next += 1;
         let place = |mount: &Arc<Mount>| Path { mount: mount.clone(), dentry: at.dentry.clone() };
-        let told = |made: &[(Path, Arc<Mount>)], mount: &Arc<Mount>| made.iter().any(|(path, _)| Arc::ptr_eq(&path.mount, mount));
         for peer in group.peers() {
-            if !Arc::ptr_eq(&peer, &at.mount) && sees(&peer) && !told(&made, &peer) {
+            if sees(&peer) && told.insert(peer.id()) {
                 let copy = crate::tree::copy_tree(&template, template.root(), Copy::Peer, false, room)?;
                 made.push((place(&peer), copy));
             }
         }
         for slave in group.slaves() {
             let own = slave.propagation.lock().group.clone();
-            if own.as_ref().is_some_and(|own| groups.iter().any(|(known, _)| Arc::ptr_eq(known, own))) {
-                continue;
-            }
-            if !sees(&slave) || told(&made, &slave) {
+            if own.as_ref().is_some_and(|own| known.contains(&own.key())) || !sees(&slave) || !told.insert(slave.id()) {
                 continue;
             }
             let copy = crate::tree::copy_tree(&template, template.root(), Copy::Slave, false, room)?;
             if let Some(own) = own {
                 copy.tree().iter().for_each(|mount| mount.set_propagation(Kind::Shared));
+                known.insert(own.key());
                 groups.push((own, copy.clone()));
             }
             made.push((place(&slave), copy));

@@ -1,12 +1,12 @@
 //! Changes of the mount tree: mount(2), umount2(2), pivot_root(2) and their newer kin.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use abi::{Errno, SysResult};
 
 use crate::dentry::Dentry;
-use crate::mount::{Mount, topology};
+use crate::mount::{Mount, mounted_on, topology};
 use crate::namespace::MountNamespace;
 use crate::path::Path;
 use crate::propagation::{self, Copy, Kind};
@@ -58,6 +58,12 @@ fn attach_tree(source: &Arc<Mount>, at: &Path) -> SysResult<()> {
     let copies = propagation::copies(source, at, &mut room)?;
     place(source, at);
     for (at, copy) in copies {
+        let there = at.mount.namespace();
+        if namespace.as_ref().zip(there).is_some_and(|(here, there)| there.owned_by_others(here)) {
+            // What hides something in it can only go as a whole.
+            copy.tree().iter().for_each(|mount| mount.lock_down());
+            copy.set_locked(false);
+        }
         place(&copy, &at);
     }
     Ok(())
@@ -88,7 +94,7 @@ fn place(tree: &Arc<Mount>, at: &Path) {
 fn mountable(at: &Path, namespace: &MountNamespace, detached: bool) -> SysResult<Path> {
     let mut at = at.clone();
     at.enter_mounts();
-    let fits = at.mount.is_in(namespace) || detached && at.mount.namespace().is_none();
+    let fits = at.mount.is_in(namespace) || detached && at.mount.namespace().is_none() && !at.mount.has_ended();
     if !fits {
         return Err(Errno::EINVAL);
     }
@@ -124,7 +130,8 @@ impl MountNamespace {
     /// `EINVAL` for a place of another namespace, for one that may not be bound, and where it would uncover what locked mounts hide.
     pub fn copy_of(&self, from: &Path, recursive: bool) -> SysResult<Arc<Mount>> {
         let _topology = topology();
-        if !from.mount.is_in(self) && from.mount.namespace().is_some() || from.mount.is_unbindable() {
+        let strange = !from.mount.is_in(self) && from.mount.namespace().is_some();
+        if strange || from.mount.has_ended() || from.mount.is_unbindable() {
             return Err(Errno::EINVAL);
         }
         let mut room = MAX_MOUNTS;
@@ -153,7 +160,7 @@ impl MountNamespace {
         let _topology = topology();
         let to = mountable(to, self, true)?;
         let mount = &from.mount;
-        let detached = mount.namespace().is_none() && mount.parent().is_none();
+        let detached = mount.namespace().is_none() && mount.parent().is_none() && !mount.has_ended();
         let attached = mount.is_in(self) && mount.parent().is_some();
         let directories = from.dentry.is_dir() == to.dentry.is_dir();
         if !Arc::ptr_eq(&from.dentry, mount.root()) || mount.is_locked() || !detached && !attached || !directories {
@@ -198,7 +205,7 @@ impl MountNamespace {
             if !lazy && (mount.is_busy(1) || copies_busy(mount)) {
                 return Err(Errno::EBUSY);
             }
-            unmount_tree(mount)
+            unmount_tree(mount, if lazy { Unmount::LAZY } else { Unmount::NOW })
         };
         drop(gone);
         Ok(())
@@ -304,33 +311,80 @@ fn copies_busy(mount: &Arc<Mount>) -> bool {
         .any(|other| other.child_at(&at.dentry).is_some_and(|copy| !copy.has_children() && copy.is_busy(1)))
 }
 
-/// Takes a tree, and what has been made of it elsewhere, off. Under the topology lock; the result is to be dropped outside of it.
-pub(crate) fn unmount_tree(top: &Arc<Mount>) -> Vec<Arc<Mount>> {
-    let mut gone = top.tree();
-    let mut more: Vec<Arc<Mount>> = Vec::new();
-    for mount in &gone {
+/// How a tree is taken off.
+#[derive(Clone, Copy)]
+pub(crate) struct Unmount {
+    /// What has been made of it elsewhere goes with it.
+    propagates: bool,
+    /// Mounts that are locked to the one below stay on it, so that who holds that doesn't see what they hide.
+    keeps_locked: bool,
+    /// All mounts stay where they are in the tree.
+    whole: bool,
+}
+
+impl Unmount {
+    /// umount2(2).
+    pub const NOW: Self = Self { propagates: true, keeps_locked: false, whole: false };
+    /// umount2(2) with `MNT_DETACH`.
+    pub const LAZY: Self = Self { propagates: true, keeps_locked: true, whole: false };
+    /// The end of a namespace.
+    pub const NAMESPACE: Self = Self { propagates: false, keeps_locked: true, whole: false };
+    /// The end of a tree that is at no place, or whose place is gone.
+    pub const TREE: Self = Self { propagates: false, keeps_locked: true, whole: true };
+
+    fn takes_off(self, mount: &Mount, top: bool) -> bool {
+        top || !(self.whole || self.keeps_locked && mount.is_locked())
+    }
+}
+
+/// Copies of mounts that have been made where others are told of them, and go when those go.
+fn copies_of(gone: &[Arc<Mount>]) -> Vec<Arc<Mount>> {
+    let mut known: HashSet<u64> = gone.iter().map(|mount| mount.id()).collect();
+    let mut copies = Vec::new();
+    // Mounts on one name in mounts that are peers have the same copies.
+    let mut done = HashSet::new();
+    for mount in gone {
         let Some(at) = mount.mountpoint() else { continue };
-        for other in at.mount.receivers() {
+        let Some(group) = at.mount.propagation.lock().group() else { continue };
+        if !done.insert((Arc::as_ptr(&group).addr(), Arc::as_ptr(&at.dentry).addr())) {
+            continue;
+        }
+        for other in propagation::told(&group) {
             if let Some(copy) = other.child_at(&at.dentry)
                 && !copy.is_locked()
-                && !gone.iter().chain(&more).any(|known| Arc::ptr_eq(known, &copy))
+                && known.insert(copy.id())
             {
-                more.push(copy);
+                copies.push(copy);
             }
         }
     }
-    // What carries mounts that stay, stays.
-    loop {
-        let goes = |mount: &Arc<Mount>| gone.iter().chain(&more).any(|known| Arc::ptr_eq(known, mount));
-        let kept: Vec<u64> = more.iter().filter(|copy| !copy.children().iter().all(goes)).map(|copy| copy.id()).collect();
-        if kept.is_empty() {
-            break;
+    // What carries mounts that stay, stays, and so does what carries that.
+    let mut check: Vec<_> = copies.clone();
+    let going: HashSet<u64> = copies.iter().map(|copy| copy.id()).collect();
+    while let Some(copy) = check.pop() {
+        if known.contains(&copy.id()) && !copy.children().iter().all(|child| known.contains(&child.id())) {
+            known.remove(&copy.id());
+            check.extend(copy.parent().filter(|parent| going.contains(&parent.id())));
         }
-        more.retain(|copy| !kept.contains(&copy.id()));
     }
-    gone.extend(more);
+    copies.retain(|copy| known.contains(&copy.id()));
+    copies
+}
+
+/// Takes a tree off, with what has been made of it elsewhere. Under the topology lock; the result is to be dropped outside of it.
+pub(crate) fn unmount_tree(top: &Arc<Mount>, how: Unmount) -> Vec<Arc<Mount>> {
+    let mut gone = top.tree();
+    if how.propagates {
+        let copies = copies_of(&gone);
+        gone.extend(copies);
+    }
+    let all: HashSet<u64> = gone.iter().map(|mount| mount.id()).collect();
     for mount in &gone {
-        mount.detach();
+        mount.end();
+        let inner = mount.parent().is_some_and(|parent| all.contains(&parent.id()));
+        if how.takes_off(mount, !inner) {
+            mount.detach();
+        }
         if let Some(namespace) = mount.namespace() {
             namespace.changed(-1);
         }
@@ -340,14 +394,26 @@ pub(crate) fn unmount_tree(top: &Arc<Mount>) -> Vec<Arc<Mount>> {
     gone
 }
 
+/// A name is gone: what is mounted on it in whatever namespace goes with it.
+pub(crate) fn detach_mounts(dentry: &Arc<Dentry>) {
+    if !dentry.is_mountpoint() {
+        return;
+    }
+    let gone: Vec<_> = {
+        let _topology = topology();
+        mounted_on(dentry).iter().flat_map(|mount| unmount_tree(mount, Unmount::TREE)).collect()
+    };
+    drop(gone);
+}
+
 /// Ends a tree that is at no place (a descriptor of open_tree(2) is closed).
 pub fn dissolve(top: &Arc<Mount>) {
     let gone = {
         let _topology = topology();
-        if top.namespace().is_some() || top.parent().is_some() {
+        if top.namespace().is_some() || top.parent().is_some() || top.has_ended() {
             return;
         }
-        unmount_tree(top)
+        unmount_tree(top, Unmount::TREE)
     };
     drop(gone);
 }

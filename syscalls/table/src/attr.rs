@@ -45,7 +45,7 @@ fn open(t: &Current, fd: u64) -> SysResult<Path> {
     if file.flags() & c::O_PATH != 0 {
         return Err(Errno::EBADF);
     }
-    file.path.clone().ok_or(Errno::EINVAL)
+    file.path.clone().map_or_else(|| vfs::nameless(&file), Ok)
 }
 
 fn chmod(t: &mut Current, dirfd: u64, addr: u64, mode: u32, flags: i32) -> SysResult<u64> {

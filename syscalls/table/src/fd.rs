@@ -8,16 +8,21 @@ use socket::SocketFile;
 use task::Current;
 use tty::{Master, Slave};
 use usermem::UserMemoryExt;
-use vfs::{File, IoctlArg, Path, WalkFlags};
+use vfs::{File, FileOps, IoctlArg, Path, SetAttr, WalkFlags};
 
 use crate::args::{file, int, uint};
-use crate::fcntl::set_flags;
+use crate::fcntl::{get_owner, set_flags, set_owner_from};
 use crate::namespaces::ns_ioctl;
 use crate::seccomp::listener_ioctl;
 use crate::{Entry, full};
 
 /// Opens the slave of a master.
 const TIOCGPTPEER: u64 = 0x5441;
+/// Who is told by signals that a socket is ready (socket(7)).
+const FIOSETOWN: u64 = 0x8901;
+const SIOCSPGRP: u64 = 0x8902;
+const FIOGETOWN: u64 = 0x8903;
+const SIOCGPGRP: u64 = 0x8904;
 
 pub const ENTRIES: &[Entry] = &[
     full(nr::CLOSE, |t, a| t.fds.close(int(a[0])).map(|()| 0)),
@@ -65,7 +70,16 @@ fn close_range(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
 fn ioctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let file = file(t, a[0])?;
     let cmd = uint(a[1]);
+    if file.flags() & c::O_PATH != 0 {
+        return Err(Errno::EBADF);
+    }
+    let socket = SocketFile::of(&file);
     match u64::from(cmd) {
+        FIOSETOWN | SIOCSPGRP if socket.is_some() => set_owner_from(t, &file, t.mm.read_obj(a[2])?),
+        FIOGETOWN | SIOCGPGRP if socket.is_some() => {
+            let owner = get_owner(t, &file).cast_signed();
+            t.mm.write_obj(a[2], &i32::try_from(owner).map_err(|_| Errno::EINVAL)?).map(|()| 0)
+        }
         c::FIOCLEX => t.fds.set_cloexec(int(a[0]), true).map(|()| 0),
         c::FIONCLEX => t.fds.set_cloexec(int(a[0]), false).map(|()| 0),
         c::FIONBIO => {
@@ -88,7 +102,7 @@ fn ioctl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
                 return result;
             }
             let arg = IoctlArg { cmd, arg: a[2], memory: &*t.mm };
-            match SocketFile::of(&file) {
+            match socket {
                 Some(socket) => crate::socket::ioctl(t, &**socket, &arg),
                 None => file.ops.ioctl(&arg),
             }
@@ -118,6 +132,8 @@ fn make_pipe(t: &mut Current, addr: u64, flags: i32) -> SysResult<u64> {
         return Err(Errno::EINVAL);
     }
     let (read, write) = PipeEnd::pair();
+    let who = t.credentials();
+    read.set_attr(&SetAttr { uid: Some(who.fsuid.0), gid: Some(who.fsgid.0), ..SetAttr::default() })?;
     write.set_packets(flags & c::O_DIRECT != 0);
     let cloexec = flags & c::O_CLOEXEC != 0;
     let status = flags & (c::O_NONBLOCK | c::O_DIRECT);

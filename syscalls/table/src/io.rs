@@ -10,7 +10,7 @@ use task::Current;
 use usermem::{IoBuf, UserMemoryExt};
 use vfs::{File, WriteOptions};
 
-use crate::args::{file, int, uint};
+use crate::args::{file, int};
 use crate::{Entry, full};
 
 pub const ENTRIES: &[Entry] = &[
@@ -201,7 +201,8 @@ fn getdents(t: &mut Current, a: [u64; 6], legacy: bool) -> SysResult<u64> {
     if file.flags() & c::O_PATH != 0 {
         return Err(Errno::EBADF);
     }
-    let room = uint(a[2]) as usize;
+    // As on Linux, more than an `int` holds has room for nothing.
+    let room = usize::try_from(int(a[2])).unwrap_or(0);
     let mut bytes = Vec::new();
     // Where entries end, and the positions after them.
     let mut ends = Vec::new();

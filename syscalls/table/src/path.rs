@@ -164,12 +164,23 @@ fn link(t: &mut Current, from: u64, addr: u64, to: u64, to_addr: u64, flags: i32
     }
     let (path, to_path) = (path(t, addr)?, path(t, to_addr)?);
     let source = if path.is_empty() && flags & c::AT_EMPTY_PATH != 0 {
-        crate::args::place(t, from)?
+        linked(t, from)?
     } else {
         find(t, from, &path, WalkFlags::follow(flags & c::AT_SYMLINK_FOLLOW != 0))?.existing()?
     };
     let at = find(t, to, &to_path, WalkFlags::empty())?;
     t.caller().link(&source, &at).map(|()| 0)
+}
+
+/// The file that linkat(2) makes a name for by its descriptor: of who opened it, or of who could have found it anywhere.
+fn linked(t: &Current, fd: u64) -> SysResult<vfs::Path> {
+    if int(fd) != c::AT_FDCWD && !t.credentials().has_capability(auth::Capability::DAC_READ_SEARCH) {
+        let file = crate::args::file(t, fd)?;
+        if !file.is_opener(t.credentials()) {
+            return Err(Errno::ENOENT);
+        }
+    }
+    crate::args::place(t, fd)
 }
 
 fn rename(t: &mut Current, from: u64, addr: u64, to: u64, to_addr: u64, flags: u32) -> SysResult<u64> {

@@ -1,6 +1,6 @@
 //! Extended attributes (xattr(7)).
 
-use abi::{Errno, SysResult, nr};
+use abi::{Errno, SysResult, c, nr};
 use task::Current;
 use usermem::UserMemoryExt;
 use vfs::{Path, XATTR_NAME_MAX, XATTR_SIZE_MAX};
@@ -26,7 +26,7 @@ pub const ENTRIES: &[Entry] = &[
 
 fn open(t: &Current, fd: u64) -> SysResult<Path> {
     let file = file(t, fd)?;
-    if file.flags() & abi::c::O_PATH != 0 {
+    if file.flags() & c::O_PATH != 0 {
         return Err(Errno::EBADF);
     }
     file.path.clone().ok_or(Errno::EOPNOTSUPP)
@@ -57,6 +57,9 @@ fn get(t: &Current, at: &Path, a: [u64; 6]) -> SysResult<u64> {
 }
 
 fn set(t: &mut Current, a: [u64; 6], find: fn(&Current, [u64; 6]) -> SysResult<Path>) -> SysResult<u64> {
+    if int(a[4]) & !(c::XATTR_CREATE | c::XATTR_REPLACE) != 0 {
+        return Err(Errno::EINVAL);
+    }
     let (name, len) = (name(t, a[1])?, usize::try_from(a[3]).map_err(|_| Errno::E2BIG)?);
     if len > XATTR_SIZE_MAX {
         return Err(Errno::E2BIG);

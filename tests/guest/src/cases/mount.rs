@@ -14,6 +14,9 @@ pub const CASES: &[Case] = &[
     Case { name: "mount-move", calls: "mount", run: moving },
     Case { name: "mount-propagation", calls: "mount umount2", run: propagation },
     Case { name: "mount-expire", calls: "umount2", run: expiry },
+    Case { name: "mount-removed-elsewhere", calls: "unlink rmdir rename", run: removed_elsewhere },
+    Case { name: "mount-shared-for-long", calls: "mount umount2", run: shared_for_long },
+    Case { name: "mount-watched", calls: "poll", run: watched },
     Case { name: "pivot-root", calls: "pivot_root chroot", run: pivot },
     Case {
         name: "mount-by-descriptor",
@@ -341,4 +344,105 @@ fn legacy_entries() {
     let expected = [(".", DT_DIR), ("..", DT_DIR), ("dir", DT_DIR), ("file", DT_REG)];
     assert_eq!(found, expected.map(|(name, kind)| (name.to_owned(), kind)));
     assert_eq!(sys!(SYS_getdents, ok!(SYS_open, c".", O_PATH), &mut bytes, 4096), Err(EBADF));
+}
+
+/// A name on which another namespace has something mounted can be removed and replaced: the mount goes with it.
+fn removed_elsewhere() {
+    own_mounts();
+    for dir in [c"d", c"e", c"moved"] {
+        ok!(SYS_mkdir, dir, 0o755);
+    }
+    for name in [c"f", c"g", c"new"] {
+        make(name, b"below");
+    }
+    make(c"over", b"above");
+    let ([told, tell], [wait, go]) = (new_pipe(), new_pipe());
+    let child = spawn(|| {
+        ok!(SYS_close, go);
+        ok!(SYS_unshare, CLONE_NEWNS);
+        for name in [c"d", c"e", c"moved"] {
+            ok!(SYS_mount, c"none", name, c"tmpfs", 0, NONE);
+        }
+        for name in [c"f", c"g"] {
+            ok!(SYS_mount, c"over", name, NONE, MS_BIND, NONE);
+        }
+        make(c"moved/inside", b"x");
+        let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+        // Here it is mounted on.
+        assert_eq!(sys!(SYS_rmdir, c"d"), Err(EBUSY));
+        assert_eq!(sys!(SYS_unlink, c"f"), Err(EBUSY));
+        assert_eq!(sys!(SYS_rename, c"over", c"f"), Err(EBUSY));
+        put(tell, b"x");
+        get(wait, 1);
+        let after = std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+        assert_eq!(before - after, 4);
+        // What has moved has taken its mount along.
+        assert!(exists("there/inside"));
+        assert_eq!(std::fs::read("g").unwrap(), b"below");
+        0
+    });
+    assert_eq!(get(told, 1), b"x");
+    ok!(SYS_rmdir, c"d");
+    ok!(SYS_unlink, c"f");
+    ok!(SYS_rename, c"new", c"g");
+    ok!(SYS_rename, c"moved", c"there");
+    ok!(SYS_mkdir, c"empty", 0o755);
+    ok!(SYS_rename, c"empty", c"e");
+    assert!(!exists("there/inside"));
+    ok!(SYS_close, go);
+    assert_eq!(reap(child), exited(0));
+}
+
+/// What a namespace has shared outlives it, and there can be many of it.
+fn shared_for_long() {
+    own_mounts();
+    mount_tmpfs(c"s");
+    ok!(SYS_mount, NONE, c"s", NONE, MS_SHARED, NONE);
+    ok!(SYS_mkdir, c"s/d", 0o755);
+    let child = in_child(|| {
+        ok!(SYS_unshare, CLONE_NEWNS);
+        ok!(SYS_mount, c"none", c"s/d", c"tmpfs", 0, NONE);
+        make(c"s/d/f", b"x");
+        0
+    });
+    assert_eq!(child, exited(0));
+    assert!(exists("s/d/f"));
+    ok!(SYS_umount2, c"s/d", 0);
+    // Each bind doubles how many there are, on the root of the tmpfs and on that.
+    ok!(SYS_mount, c"s", c"s", NONE, MS_BIND, NONE);
+    ok!(SYS_mount, NONE, c"s", NONE, MS_SHARED, NONE);
+    let count = || std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+    let before = count();
+    let start = std::time::Instant::now();
+    for _ in 0..12 {
+        ok!(SYS_mount, c"s", c"s", NONE, MS_BIND, NONE);
+    }
+    assert_eq!(count() - before, 2 * ((1 << 12) - 1));
+    // A peer of all of them goes, and all but the first with it.
+    while count() > before {
+        ok!(SYS_umount2, c"s", MNT_DETACH);
+    }
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+}
+
+/// poll(2) on a list of mounts tells of changes, once.
+fn watched() {
+    own_mounts();
+    let list = ok!(SYS_openat, AT_FDCWD, c"/proc/self/mountinfo", O_RDONLY) as i32;
+    let news = || {
+        let mut fd = pollfd { fd: list, events: POLLPRI, revents: 0 };
+        ok!(SYS_poll, &mut fd, 1, 0) == 1 && fd.revents & POLLPRI != 0
+    };
+    assert!(!news());
+    mount_tmpfs(c"m");
+    assert!(news() && !news());
+    ok!(SYS_umount2, c"m", 0);
+    assert!(news() && !news());
+    let child = spawn(|| {
+        let mut fd = pollfd { fd: list, events: POLLPRI, revents: 0 };
+        ok!(SYS_poll, &mut fd, 1, 20_000) as i32
+    });
+    ok!(SYS_nanosleep, [0i64, 50_000_000].as_ptr(), 0);
+    ok!(SYS_mount, c"none", c"m", c"tmpfs", 0, NONE);
+    assert_eq!(reap(child), exited(1));
 }

@@ -9,6 +9,8 @@ pub const CASES: &[Case] = &[
     Case { name: "reopen-pipe", calls: "", run: reopen },
     Case { name: "reopen-others", calls: "", run: others },
     Case { name: "fifo-open", calls: "", run: fifo },
+    Case { name: "pipe-owners", calls: "fchown fchmod ioctl getdents64", run: owners },
+    Case { name: "link-by-descriptor", calls: "linkat", run: links },
     Case { name: "directory-links", calls: "", run: directories },
 ];
 
@@ -111,4 +113,47 @@ fn directories() {
     std::fs::remove_dir(dir.join("a")).unwrap();
     assert_eq!(links(), 2);
     std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// Pipes have owners and modes; a mere place (`O_PATH`) can't be asked for anything.
+fn owners() {
+    let [read, write] = new_pipe();
+    let mut st: stat = unsafe { std::mem::zeroed() };
+    ok!(SYS_fchmod, write, 0o640);
+    ok!(SYS_fchown, write, ok!(SYS_geteuid), ok!(SYS_getegid));
+    ok!(SYS_fstat, read, &mut st);
+    assert_eq!((st.st_mode, i64::from(st.st_uid)), (S_IFIFO | 0o640, ok!(SYS_geteuid)));
+    let place = ok!(SYS_open, c"/", O_PATH) as i32;
+    let mut on = 1i32;
+    for cmd in [FIONBIO, FIOASYNC, FIOCLEX, FIONCLEX] {
+        assert_eq!(sys!(SYS_ioctl, place, cmd, &mut on), Err(EBADF), "{cmd:#x}");
+    }
+    assert_eq!(sys!(SYS_open, c"/", O_RDONLY | O_DIRECT), Err(EINVAL));
+    let dir = ok!(SYS_open, c"/", O_RDONLY) as i32;
+    let mut bytes = [0u8; 4096];
+    assert_eq!(sys!(SYS_getdents64, dir, &mut bytes, u32::MAX), Err(EINVAL));
+    let mut pair = [0i32; 2];
+    ok!(SYS_socketpair, AF_UNIX, SOCK_STREAM, 0, &mut pair);
+    let (mut own, mut told) = (ok!(SYS_getpid) as i32, 0i32);
+    ok!(SYS_ioctl, pair[0], 0x8901, &mut own);
+    ok!(SYS_ioctl, pair[0], 0x8904, &mut told);
+    assert_eq!(told, own);
+    for fd in [read, write, place, dir, pair[0], pair[1]] {
+        ok!(SYS_close, fd);
+    }
+}
+
+/// linkat(2) by descriptor: of who has opened it, or of who may search everywhere.
+fn links() {
+    let fd = ok!(SYS_openat, AT_FDCWD, c".", O_TMPFILE | O_RDWR, 0o600) as i32;
+    if ok!(SYS_geteuid) != 0 {
+        skip("only root has capabilities to lose");
+    }
+    ok!(SYS_linkat, fd, c"", AT_FDCWD, c"one", AT_EMPTY_PATH);
+    let child = in_child(|| {
+        ok!(SYS_setresuid, 1000, 1000, 1000);
+        i32::from(sys!(SYS_linkat, fd, c"", AT_FDCWD, c"two", AT_EMPTY_PATH) != Err(ENOENT))
+    });
+    assert_eq!(child, exited(0));
+    ok!(SYS_close, fd);
 }
