@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use boot::{BootConfig, BootError, Mount, Quota, Start, Writes};
+use boot::{BootConfig, BootError, Mount, Quota, Start, Stdio, Wire, Writes};
 use clap::Parser;
-use control::Process;
-use jail::IdMaps;
+use control::{Link, Process};
+use jail::{IdMaps, Signals};
 use oci::{BlockIo, Container, Cpu, CreateOptions, ExecOptions, Memory, Options, Pids, ProcessInfo, Refused, Resources};
+use terminal::{Bridge, Child, Tty};
 
 use cli::{Cli, Command, CreateArgs, DoArgs, DockerArgs, ExecArgs, Format, Global, Rootless, Switch, Topic, UpdateArgs};
 
@@ -70,9 +71,21 @@ fn run_do(args: DoArgs, strace: bool, debug: bool) -> Result<i32> {
         debug,
     };
     jail::block_signals();
-    let sandbox = boot::spawn(&config, Start::AtOnce)?;
+    let (link, theirs) = Link::pair().context("cannot make a socket pair")?;
+    let (tty, on_terminal) = Tty::of_streams().context("cannot use the terminal")?.unzip();
+    let on_terminal = on_terminal.unwrap_or_default();
+    let mut bridge = Bridge::lazily(link, tty);
+    let stdio = Stdio {
+        terminal: on_terminal.contains(&true).then(|| Wire::Link(theirs.clone())),
+        on_terminal,
+        // Raw or not, a line is a line.
+        errors: on_terminal[2].then(|| bridge.show_errors()).transpose()?,
+        reports: Some(theirs),
+    };
+    let sandbox = boot::spawn(&config, Start::AtOnce, stdio)?;
     sandbox.go()?;
-    jail::supervise(sandbox.pid).context("cannot wait for the sandbox")
+    let signals = Signals::take(&Bridge::signals(&jail::FORWARDED)).context("cannot wait for signals")?;
+    bridge.attend(&mut Child(sandbox.pid), &signals).context("cannot wait for the sandbox")
 }
 
 /// A signal by number or name, with or without SIG.

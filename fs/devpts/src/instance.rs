@@ -122,16 +122,30 @@ impl Instance {
     /// # Errors
     /// `ENOSPC` when there are too many.
     pub fn allocate(&self) -> SysResult<Arc<Terminal>> {
+        let (uid, gid) = task::current().map_or((0, 0), |task| {
+            let who = task.credentials();
+            (who.fsuid.0, who.fsgid.0)
+        });
+        let options = *self.options.lock();
+        self.make(options.uid.unwrap_or(uid), options.gid.unwrap_or(gid))
+    }
+
+    /// The same for a program that is started from outside: its own, whatever the mount's options say.
+    ///
+    /// # Errors
+    /// `ENOSPC`
+    pub fn allocate_for(&self, uid: u32) -> SysResult<Arc<Terminal>> {
+        let gid = self.options.lock().gid.unwrap_or(0);
+        self.make(uid, gid)
+    }
+
+    fn make(&self, uid: u32, gid: u32) -> SysResult<Arc<Terminal>> {
         let options = *self.options.lock();
         let mut entries = self.entries.lock();
         entries.retain(|_, entry| entry.terminal.strong_count() > 0);
         let index = (0..options.max).find(|index| !entries.contains_key(index)).ok_or(Errno::ENOSPC)?;
         let terminal = Terminal::new(c::makedev(SLAVE_MAJOR, index), format!("/dev/pts/{index}"));
-        let (uid, gid) = task::current().map_or((0, 0), |task| {
-            let who = task.credentials();
-            (who.fsuid.0, who.fsgid.0)
-        });
-        let meta = Meta::new(c::S_IFCHR | options.mode, options.uid.unwrap_or(uid), options.gid.unwrap_or(gid));
+        let meta = Meta::new(c::S_IFCHR | options.mode, uid, gid);
         entries.insert(index, Entry { terminal: Arc::downgrade(&terminal), meta });
         Ok(terminal)
     }

@@ -10,7 +10,7 @@ use auth::Credentials;
 use sync::{Mutex, WaitQueue, monotonic_ns};
 
 use crate::jobs::{ProcessGroup, Terminal};
-use crate::kernel::OnExit;
+use crate::kernel::{OnExit, OnStop};
 use crate::ns::Pid;
 use crate::pending::Pending;
 use crate::ptrace::Ptracer;
@@ -73,6 +73,8 @@ pub struct Group {
     pub(crate) last_credentials: OnceLock<Arc<Credentials>>,
     /// Who outside is told of its end.
     on_exit: Mutex<Vec<OnExit>>,
+    /// Who outside is told when it is stopped, and will continue it.
+    pub(crate) on_stop: OnceLock<OnStop>,
     /// Where its wait4(2) waits for children.
     pub child_queue: WaitQueue,
     /// Woken at its end (pidfd_open(2)).
@@ -146,6 +148,7 @@ impl Group {
             child_subreaper: AtomicBool::new(false),
             last_credentials: OnceLock::new(),
             on_exit: Mutex::default(),
+            on_stop: OnceLock::new(),
             child_queue: WaitQueue::default(),
             exit_queue: WaitQueue::default(),
             exit_signal: AtomicI32::new(exit_signal),
@@ -239,6 +242,12 @@ impl Group {
         } else {
             told.push(f);
         }
+    }
+
+    /// Has `f` called with the signal when it has been stopped: somebody outside takes a parent's part in job control, once and for all. Its
+    /// process group isn't orphaned therefore.
+    pub fn on_stop(&self, f: OnStop) {
+        let _ = self.on_stop.set(f);
     }
 
     /// No task is left. Returns who is to be told.

@@ -99,13 +99,13 @@ impl ProcessGroup {
     }
 
     /// Whether no member (but `leaving`, who is about to end or has just changed parents) has a parent in another group of the session:
-    /// nobody is there to continue it when it stops.
+    /// nobody is there to continue it when it stops. Somebody outside may be there too (`Group::on_stop`).
     fn orphaned_without(&self, leaving: Option<&Group>) -> bool {
         let guarded = |member: &Arc<Group>| {
             if member.is_zombie() || leaving.is_some_and(|leaving| std::ptr::eq(leaving, &raw const **member)) {
                 return false;
             }
-            let Some(parent) = member.parent.lock().upgrade() else { return false };
+            let Some(parent) = member.parent.lock().upgrade() else { return member.on_stop.get().is_some() };
             let job = parent.job();
             job.pgid != self.pgid && Arc::ptr_eq(&job.session, &self.session)
         };

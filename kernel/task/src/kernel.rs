@@ -41,6 +41,12 @@ pub type Dispatch = fn(&mut Current, u64, [u64; 6]) -> SysResult<u64>;
 /// Is told the wait status of a process that has no parent inside.
 pub type OnExit = Box<dyn FnOnce(i32) + Send>;
 
+/// Is called with a process before it runs.
+pub type Prepare = Box<dyn FnOnce(&Arc<Group>) + Send>;
+
+/// Is told the signal that has stopped a process that has no parent inside.
+pub type OnStop = Box<dyn Fn(i32) + Send + Sync>;
+
 /// What a process without a parent is: the first one, or one that is started from outside.
 pub struct ProcessRequest {
     /// Its root is the process's.
@@ -59,6 +65,8 @@ pub struct ProcessRequest {
     pub filter: Option<Vec<cbpf::Instruction>>,
     /// Resource limits (`RLIMIT_*`) that are not the usual ones.
     pub limits: Vec<(usize, Rlimit)>,
+    /// Called with the process before it runs.
+    pub prepare: Option<Prepare>,
     /// Called when it ends; not for the first process, see [`Kernel::wait_init`].
     pub on_exit: Option<OnExit>,
 }
@@ -231,6 +239,9 @@ impl Kernel {
         }
         self.enlist(&task, true);
         self.watch_cpu_limit(&task.group);
+        if let Some(prepare) = request.prepare {
+            prepare(&task.group);
+        }
         Current::start(task.clone(), context, regs).inspect_err(|_| self.delist(&task))?;
         Ok(pid)
     }

@@ -114,7 +114,12 @@ impl Group {
 
     /// Tells the parent that the process has been stopped or continued.
     pub(crate) fn tell(&self, news: News) {
-        let Some(parent) = self.parent.lock().upgrade() else { return };
+        let Some(parent) = self.parent.lock().upgrade() else {
+            if let (News::Stopped(signo), Some(told)) = (news, self.on_stop.get()) {
+                told(signo);
+            }
+            return;
+        };
         let (code, status) = match news {
             News::Stopped(signo) => (c::CLD_STOPPED, signo),
             News::Continued => (c::CLD_CONTINUED, c::SIGCONT),

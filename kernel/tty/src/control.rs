@@ -33,7 +33,8 @@ impl Terminal {
         self.control.lock().session.upgrade()
     }
 
-    pub(crate) fn signal_foreground(&self, info: SigInfo) {
+    /// Sends a signal to the process group in the foreground.
+    pub fn signal_foreground(&self, info: SigInfo) {
         if let Some(group) = self.foreground_group() {
             group.signal(info);
         }
@@ -53,7 +54,7 @@ impl Terminal {
     }
 
     /// A session's leader without a terminal has opened it: it is the session's now, unless it is another's.
-    pub(crate) fn offer_to(self: &Arc<Self>, process: &Group) {
+    pub fn offer_to(self: &Arc<Self>, process: &Group) {
         if process.leads_session() && process.terminal.lock().is_none() && self.session().is_none() {
             self.give_to(process);
         }

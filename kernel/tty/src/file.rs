@@ -73,16 +73,6 @@ impl Slave {
         Ok(Arc::new(Self { terminal: terminal.clone(), generation: terminal.generation(), readable: true }))
     }
 
-    /// Opens the first process's terminal, and makes it its own.
-    ///
-    /// # Errors
-    /// `EIO` when the other end is gone.
-    pub fn open_for(terminal: &Arc<Terminal>, leader: &task::Group) -> SysResult<Arc<Self>> {
-        let slave = Self::reopen(terminal)?;
-        terminal.offer_to(leader);
-        Ok(slave)
-    }
-
     /// What it is open on.
     #[must_use]
     pub fn terminal(&self) -> &Arc<Terminal> {
@@ -92,32 +82,9 @@ impl Slave {
     fn hung_up(&self) -> bool {
         self.generation != self.terminal.generation()
     }
-}
 
-impl Drop for Slave {
-    fn drop(&mut self) {
-        let mut state = self.terminal.lock();
-        state.openers = state.openers.saturating_sub(1);
-        state.left = state.openers == 0;
-        state.exclusive &= !state.left;
-        let left = state.left;
-        drop(state);
-        if left {
-            self.terminal.master_queue.wake(PollEvents::READABLE | PollEvents::HUP);
-        }
-    }
-}
-
-impl FileOps for Slave {
-    fn is_stream(&self) -> bool {
-        true
-    }
-
-    fn read(&self, buf: &mut IoBuf<'_>, _: u64) -> SysResult<usize> {
-        if self.hung_up() {
-            return Ok(0);
-        }
-        self.terminal.check_job(c::SIGTTIN)?;
+    /// What there is now.
+    fn read_now(&self, buf: &mut IoBuf<'_>) -> SysResult<usize> {
         let start = buf.done();
         let mut change = self.terminal.change();
         let canonical = change.termios.canonical();
@@ -148,6 +115,38 @@ impl FileOps for Slave {
         }
         Ok(buf.done() - start)
     }
+}
+
+impl Drop for Slave {
+    fn drop(&mut self) {
+        let mut state = self.terminal.lock();
+        state.openers = state.openers.saturating_sub(1);
+        state.left = state.openers == 0;
+        state.exclusive &= !state.left;
+        let left = state.left;
+        drop(state);
+        if left {
+            self.terminal.master_queue.wake(PollEvents::READABLE | PollEvents::HUP);
+        }
+    }
+}
+
+impl FileOps for Slave {
+    fn is_stream(&self) -> bool {
+        true
+    }
+
+    fn read(&self, buf: &mut IoBuf<'_>, _: u64) -> SysResult<usize> {
+        if self.hung_up() {
+            return Ok(0);
+        }
+        self.terminal.check_job(c::SIGTTIN)?;
+        let result = self.read_now(buf);
+        if result == Err(Errno::EAGAIN) {
+            self.terminal.want(true);
+        }
+        result
+    }
 
     fn read_patience(&self, done: usize) -> Option<u64> {
         let state = self.terminal.lock();
@@ -175,8 +174,7 @@ impl FileOps for Slave {
             if !change.connected {
                 return Err(Errno::EIO);
             }
-            let termios = change.termios;
-            let done = change.output.write(part.get(..count).unwrap_or_default(), &termios);
+            let done = change.write(part.get(..count).unwrap_or_default());
             drop(change);
             if done < count {
                 buf.rewind(before + done);
@@ -203,6 +201,10 @@ impl FileOps for Slave {
         }
         if !state.connected {
             events |= PollEvents::HUP;
+        }
+        drop(state);
+        if !events.contains(PollEvents::READABLE) {
+            self.terminal.want(false);
         }
         events
     }

@@ -258,6 +258,7 @@ fn settings(terminal: &Terminal, master: bool, arg: &IoctlArg<'_>) -> SysResult<
     };
     if !master {
         terminal.check_job(c::SIGTTOU)?;
+        terminal.want(true);
     }
     let mut change = terminal.change();
     if matches!(u64::from(arg.cmd), c::TCSETSF | c::TCSETSF2 | c::TCSETAF) {

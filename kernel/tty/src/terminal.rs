@@ -35,6 +35,9 @@ pub trait HostEnd: Send + Sync {
 
     /// There is room for input again.
     fn room(&self);
+
+    /// Somebody waits for input or changes the settings (`urgent`), or merely polls for input.
+    fn wanted(&self, urgent: bool);
 }
 
 /// What the lock of a terminal guards.
@@ -56,6 +59,8 @@ pub struct State {
     pub left: bool,
     /// Whether the other end is there.
     pub connected: bool,
+    /// The other end processes output itself.
+    pub cooked_outside: bool,
 }
 
 impl State {
@@ -73,6 +78,15 @@ impl State {
     /// Room for input.
     pub fn input_room(&self) -> usize {
         INPUT_ROOM.saturating_sub(self.input.len())
+    }
+
+    /// Writes bytes as far as there is room; returns how many of them.
+    pub fn write(&mut self, bytes: &[u8]) -> usize {
+        let mut termios = self.termios;
+        if self.cooked_outside {
+            termios.oflag &= !c::OPOST;
+        }
+        self.output.write(bytes, &termios)
     }
 
     /// Notes a change for packet mode.
@@ -183,6 +197,7 @@ impl Terminal {
             openers: 0,
             left: false,
             connected: true,
+            cooked_outside: false,
         };
         Arc::new(Self {
             rdev,
@@ -240,12 +255,44 @@ impl Terminal {
         self.host.get()?.upgrade()
     }
 
+    /// Somebody waits for what the other end may bring. Call without locks.
+    pub(crate) fn want(&self, urgent: bool) {
+        if let Some(host) = self.host() {
+            host.wanted(urgent);
+        }
+    }
+
+    /// Whether the other end processes output itself (a terminal that isn't in raw mode). Returns what waits, which is as it was until now.
+    #[must_use]
+    pub fn cook_outside(&self, on: bool) -> Vec<u8> {
+        let mut change = self.change();
+        change.cooked_outside = on;
+        change.output.take(usize::MAX)
+    }
+
+    /// Has these settings, as another terminal has them.
+    pub fn set_termios(&self, termios: Termios) {
+        self.change().set_termios(termios);
+        self.settings_changed();
+    }
+
     /// Input from the other end; returns how much of it there was room for.
     pub fn receive(&self, bytes: &[u8]) -> usize {
         let mut change = self.change();
         let count = bytes.len().min(change.input_room());
         change.input.extend(bytes.iter().take(count));
         count
+    }
+
+    /// Input that has been shown already by the other end: typed before that stopped doing so.
+    pub fn receive_echoed(&self, bytes: &[u8]) {
+        let mut change = self.change();
+        let settings = change.termios;
+        change.termios.lflag &= !(c::ECHO | c::ECHONL);
+        let count = bytes.len().min(change.input_room());
+        change.input.extend(bytes.iter().take(count));
+        change.process();
+        change.termios = settings;
     }
 
     /// Whether there is room for input.
@@ -269,7 +316,7 @@ impl Terminal {
     }
 
     /// The settings have changed: who waits looks again.
-    pub(crate) fn settings_changed(&self) {
+    pub fn settings_changed(&self) {
         self.queue.wake(PollEvents::READABLE | PollEvents::WRITABLE);
         self.master_queue.wake(PollEvents::READABLE | PollEvents::WRITABLE);
     }

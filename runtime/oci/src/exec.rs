@@ -5,17 +5,18 @@
 //! when it is killed, so is the program.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use control::{Connection, Process, Request, Response, Target};
+use control::{Connection, Link, Process, Request, Response, Target};
 use jail::Signals;
-use rustix::event::{PollFd, PollFlags, poll};
+use terminal::{Bridge, Program, Tty};
 
+use crate::create::console;
 use crate::state::{self, Container, Status};
-use crate::{console, lifecycle, process, spec};
+use crate::{lifecycle, process, spec};
 
 /// What `exec` is told besides the id.
 #[derive(Clone, Debug, Default)]
@@ -81,29 +82,53 @@ fn program(container: &Container, options: &ExecOptions) -> Result<Process> {
     Ok(program)
 }
 
-/// Standard streams of the program, and what becomes of the caller's terminal meanwhile.
+/// Standard streams of the program, and what serves its terminal meanwhile.
 struct Streams {
     fds: Vec<OwnedFd>,
-    /// The caller's terminal is the program's.
-    own: Option<console::Raw>,
+    /// Nothing passes here without a terminal.
+    bridge: Bridge,
 }
 
-fn streams(program: &mut Process, options: &ExecOptions) -> Result<Streams> {
+fn streams(program: &Process, options: &ExecOptions) -> Result<Streams> {
+    let (ours, theirs) = Link::pair()?;
     let Some(size) = program.terminal else {
         let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         let fds = [input.as_fd(), output.as_fd(), error.as_fd()].map(|fd| fd.try_clone_to_owned());
-        return Ok(Streams { fds: fds.into_iter().collect::<Result<_, _>>()?, own: None });
+        return Ok(Streams { fds: fds.into_iter().collect::<Result<_, _>>()?, bridge: Bridge::lazily(ours, None) });
     };
-    if let Some(socket) = &options.console_socket {
-        return Ok(Streams { fds: vec![console::for_socket(socket, size)?], own: None });
+    let fds = vec![theirs.as_fd().try_clone_to_owned()?];
+    let tty = match &options.console_socket {
+        Some(socket) => Tty::own(console(socket, size)?)?,
+        None if options.detach => bail!("a terminal and --detach need --console-socket"),
+        None => Tty::beside_streams()?.context("--tty: no standard stream is a terminal")?,
+    };
+    Ok(Streams { fds, bridge: Bridge::new(ours, tty) })
+}
+
+/// The program as a client of its sandbox sees it.
+struct Remote(Connection);
+
+impl Program for Remote {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
     }
-    if options.detach {
-        bail!("a terminal and --detach need --console-socket");
+
+    fn ended(&mut self, ready: bool) -> std::io::Result<Option<i32>> {
+        if !ready {
+            return Ok(None);
+        }
+        Ok(match self.0.receive::<Response>() {
+            Ok((Response::Exited { status }, _)) => Some(status),
+            // To a signal.
+            Ok(_) => None,
+            // The container has ended.
+            Err(_) => Some(137),
+        })
     }
-    let terminal = std::io::stdin().as_fd().try_clone_to_owned()?;
-    let own = console::Raw::make(terminal.as_fd()).context("--tty: standard input is no terminal")?;
-    program.terminal = Some(console::size(terminal.as_fd())?);
-    Ok(Streams { fds: vec![terminal], own: Some(own) })
+
+    fn signal(&mut self, signo: i32, _: bool) {
+        let _ = self.0.send(&Request::Signal { signo, target: Target::Own }, &[]);
+    }
 }
 
 /// Runs a program in a container; returns its exit status, or 0 when it runs with `detach`.
@@ -113,22 +138,21 @@ fn streams(program: &mut Process, options: &ExecOptions) -> Result<Streams> {
 pub fn exec(root: &Path, id: &str, options: &ExecOptions) -> Result<i32> {
     let container = Container::load(root, id)?;
     container.require(&[Status::Running], "exec")?;
-    let mut program = program(&container, options)?;
-    let streams = streams(&mut program, options)?;
+    let program = program(&container, options)?;
     if options.detach {
-        return detached(&container, program, streams, options);
+        return detached(&container, program, options);
     }
-    let signals = Signals::take(&jail::catchable())?;
-    let (connection, inside) = start(&container, program, &streams)?;
+    let Streams { fds, bridge } = streams(&program, options)?;
+    let signals = Signals::take(&Bridge::signals(&jail::catchable()))?;
+    let (connection, inside) = start(&container, program, fds)?;
     told(options, std::process::id(), inside)?;
-    // The terminal is as before when the streams are dropped.
-    attend(&connection, &signals, streams.own.is_some().then(|| streams.fds.first()).flatten())
+    Ok(bridge.attend(&mut Remote(connection), &signals)?)
 }
 
 /// Asks for a program; returns its connection and its number inside.
-fn start(container: &Container, program: Process, streams: &Streams) -> Result<(Connection, i32)> {
+fn start(container: &Container, program: Process, fds: Vec<OwnedFd>) -> Result<(Connection, i32)> {
     let connection = lifecycle::connect(container)?;
-    let fds: Vec<_> = streams.fds.iter().map(AsFd::as_fd).collect();
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     connection.send(&Request::Exec(Box::new(program)), &fds)?;
     match connection.receive().with_context(|| format!("container {} doesn't answer", container.id()))?.0 {
         Response::Started { pid } => {
@@ -149,43 +173,12 @@ fn told(options: &ExecOptions, pid: u32, inside: i32) -> Result<()> {
     Ok(())
 }
 
-/// Stands for a program until it ends; returns its exit status.
-fn attend(connection: &Connection, signals: &Signals, terminal: Option<&OwnedFd>) -> Result<i32> {
-    loop {
-        let mut fds = [PollFd::new(connection, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
-        if poll(&mut fds, None).is_err() {
-            continue;
-        }
-        let [on_answer, on_signal] = fds.map(|fd| !fd.revents().is_empty());
-        if on_answer {
-            match connection.receive::<Response>() {
-                Ok((Response::Exited { status }, _)) => return Ok(status),
-                // To a signal or a size.
-                Ok(_) => {}
-                // The container has ended.
-                Err(_) => return Ok(137),
-            }
-        }
-        if on_signal {
-            let request = match signals.next()? {
-                signo if signo == jail::SIGWINCH => match terminal.map(|terminal| console::size(terminal.as_fd())) {
-                    Some(Ok(size)) => Request::Resize(size),
-                    _ => continue,
-                },
-                signo if signo == jail::SIGCHLD => continue,
-                signo => Request::Signal { signo, target: Target::Own },
-            };
-            let _ = connection.send(&request, &[]);
-        }
-    }
-}
-
 /// Has a fork of this process stand for the program.
-fn detached(container: &Container, program: Process, streams: Streams, options: &ExecOptions) -> Result<i32> {
+fn detached(container: &Container, program: Process, options: &ExecOptions) -> Result<i32> {
     let (mut ours, theirs) = UnixStream::pair()?;
     let Some(pid) = jail::fork().context("cannot fork")? else {
         drop(ours);
-        std::process::exit(stand(container, program, streams, theirs))
+        std::process::exit(stand(container, program, options, theirs))
     };
     drop(theirs);
     let mut said = String::new();
@@ -198,36 +191,31 @@ fn detached(container: &Container, program: Process, streams: Streams, options: 
 }
 
 /// What the fork does: tells `maker` how it went, and stands for the program; returns its exit status.
-fn stand(container: &Container, program: Process, streams: Streams, mut maker: UnixStream) -> i32 {
-    // Whoever the caller's session belongs to has nothing to do with it.
+fn stand(container: &Container, program: Process, options: &ExecOptions, mut maker: UnixStream) -> i32 {
+    // Whoever the caller's session belongs to has nothing to do with it. A terminal of the program's own belongs to this one.
     let _ = rustix::process::setsid();
-    let started = Signals::take(&jail::catchable()).map_err(anyhow::Error::from).and_then(|signals| {
-        let (connection, inside) = start(container, program, &streams)?;
-        Ok((signals, connection, inside))
+    let started = Signals::take(&Bridge::signals(&jail::catchable())).map_err(anyhow::Error::from).and_then(|signals| {
+        let Streams { fds, bridge } = streams(&program, options)?;
+        // The streams are the program's alone from now on: who holds their other ends must see it end.
+        let (connection, inside) = start(container, program, fds)?;
+        Ok((signals, bridge, connection, inside))
     });
     let said = match &started {
-        Ok((_, _, inside)) => Ok(*inside),
+        Ok((.., inside)) => Ok(*inside),
         Err(error) => {
             Err((format!("{error:#}"), error.downcast_ref().map_or(125, |refused: &lifecycle::Refused| refused.status)))
         }
     };
-    let Ok((signals, connection, _)) = started else {
+    let Ok((signals, bridge, connection, _)) = started else {
         let _ = serde_json::to_writer(maker, &said);
         return 125;
     };
-    // A terminal's size is told to the session that it belongs to.
-    let terminal = streams.fds.first().filter(|_| streams.fds.len() == 1).and_then(|fd| {
-        rustix::process::ioctl_tiocsctty(fd).ok()?;
-        fd.try_clone().ok()
-    });
-    // Other streams are the program's alone from now on: who holds their other ends must see it end.
-    drop(streams);
-    let mut keep = vec![connection.as_fd().as_raw_fd(), signals.as_fd().as_raw_fd(), maker.as_raw_fd()];
-    keep.extend(terminal.iter().map(AsRawFd::as_raw_fd));
-    let _ = silence().and_then(|()| Ok(jail::close_others(&[&[0, 1, 2], keep.as_slice()].concat())?));
+    let mut keep = vec![0, 1, 2, connection.as_fd().as_raw_fd(), signals.as_fd().as_raw_fd(), maker.as_raw_fd()];
+    keep.extend(bridge.raw_fds());
+    let _ = silence().and_then(|()| Ok(jail::close_others(&keep)?));
     let _ = serde_json::to_vec(&said).map(|said| maker.write_all(&said));
     drop(maker);
-    attend(&connection, &signals, terminal.as_ref()).unwrap_or(125)
+    bridge.attend(&mut Remote(connection), &signals).unwrap_or(125)
 }
 
 /// Lets the standard streams lead nowhere.

@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 mod bundle;
-mod console;
 mod create;
 mod exec;
 mod features;

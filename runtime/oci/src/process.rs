@@ -138,8 +138,11 @@ fn checked(process: &spec::Process) -> Result<Process> {
     if adjust.is_some_and(|adjust| !(-1000..=1000).contains(&adjust)) {
         bail!("oomScoreAdj: {} isn't between -1000 and 1000", adjust.unwrap_or(0));
     }
-    let size =
-        process.console_size.map_or_else(WindowSize::default, |size| WindowSize { rows: size.height, columns: size.width });
+    let size = process.console_size.map_or_else(WindowSize::default, |size| WindowSize {
+        rows: size.height,
+        columns: size.width,
+        ..WindowSize::default()
+    });
     Ok(Process {
         argv,
         env,

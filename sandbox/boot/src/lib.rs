@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod console;
 mod error;
 mod processes;
 mod program;
@@ -12,16 +13,17 @@ mod tree;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-use control::{Connection, Response};
+use control::{Connection, Link, Response};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 pub use abi::structs::Rlimit;
 pub use config::{BootConfig, Device, Mount, Propagation, Quota, Source, Writes};
+pub use console::Wire;
 pub use error::BootError;
 pub use systrap::reserve;
 
@@ -46,6 +48,43 @@ pub enum Start {
     },
 }
 
+/// The standard streams of the first program, where they are not the maker's own.
+#[derive(Default)]
+pub struct Stdio {
+    /// Where the other end of its terminal is.
+    pub terminal: Option<Wire>,
+    /// Which of its streams are on that terminal.
+    pub on_terminal: [bool; 3],
+    /// Where what the sandbox itself has to say goes, instead of standard error.
+    pub errors: Option<OwnedFd>,
+    /// Who takes a parent's part in job control: is told when the first process stops, and continues it.
+    pub reports: Option<Link>,
+}
+
+impl Stdio {
+    fn raw_fds(&self) -> Vec<RawFd> {
+        let terminal = self.terminal.as_ref().map(Wire::raw_fd);
+        let (errors, reports) = (self.errors.as_ref().map(AsRawFd::as_raw_fd), self.reports.as_ref());
+        [terminal, errors, reports.map(|link| link.as_fd().as_raw_fd())].into_iter().flatten().collect()
+    }
+
+    /// Lets no standard stream of this process lead to what the program sees through its own terminal only.
+    fn detach(&mut self) -> io::Result<()> {
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        let [input, output, _] = self.on_terminal;
+        if input {
+            rustix::stdio::dup2_stdin(&null)?;
+        }
+        if output {
+            rustix::stdio::dup2_stdout(&null)?;
+        }
+        if let Some(errors) = self.errors.take() {
+            rustix::stdio::dup2_stderr(&errors)?;
+        }
+        Ok(())
+    }
+}
+
 /// A sandbox, as its maker sees it.
 pub struct Sandbox {
     /// Number of its process for the caller.
@@ -58,7 +97,7 @@ pub struct Sandbox {
 ///
 /// # Errors
 /// When what is to be mounted can't be opened, or the host forbids namespaces.
-pub fn spawn(config: &BootConfig, start: Start) -> Result<Sandbox, BootError> {
+pub fn spawn(config: &BootConfig, start: Start, stdio: Stdio) -> Result<Sandbox, BootError> {
     let mounts = tree::prepare(config)
         .map_err(failed("cannot open what is to be mounted", " (see --root, --volume, root.path, mounts)"))?;
     let (ours, theirs) = UnixStream::pair().map_err(failed("cannot make a socket pair", ""))?;
@@ -74,7 +113,7 @@ pub fn spawn(config: &BootConfig, start: Start) -> Result<Sandbox, BootError> {
                 .map_err(failed("cannot map users and groups", " (see linux.uidMappings, gidMappings)"))?;
             Ok(sandbox)
         }
-        None => std::process::exit(child(config, mounts, theirs, start)),
+        None => std::process::exit(child(config, mounts, theirs, start, stdio)),
     }
 }
 
@@ -96,19 +135,20 @@ fn in_network(path: &Path, fork: impl FnOnce() -> Result<Option<i32>, BootError>
 }
 
 /// What the sandbox's process does; returns its exit status.
-fn child(config: &BootConfig, mounts: Vec<tree::Prepared>, mut stream: UnixStream, start: Start) -> i32 {
+fn child(config: &BootConfig, mounts: Vec<tree::Prepared>, mut stream: UnixStream, start: Start, mut stdio: Stdio) -> i32 {
     let mut keep: Vec<RawFd> = vec![0, 1, 2, stream.as_raw_fd()];
     keep.extend(mounts.iter().filter_map(tree::Prepared::raw_fd));
     if let Start::WhenTold { listener, status } = &start {
         keep.extend([listener.as_raw_fd(), status.as_raw_fd()]);
     }
-    if jail::close_others(&keep).is_err() || stream.read_exact(&mut [0]).is_err() {
+    keep.extend(stdio.raw_fds());
+    if stdio.detach().is_err() || jail::close_others(&keep).is_err() || stream.read_exact(&mut [0]).is_err() {
         // The maker has given up.
         return 125;
     }
     let told = !matches!(start, Start::AtOnce);
     let report = stream.try_clone();
-    sentry::run(config, mounts, stream, start).unwrap_or_else(|error| {
+    sentry::run(config, mounts, stream, start, stdio).unwrap_or_else(|error| {
         if told && let Ok(report) = report {
             let answer = Response::Failed { why: error.to_string(), status: error.status() };
             let _ = Connection::from(report).send(&answer, &[]);

@@ -8,16 +8,44 @@ use abi::{Errno, SysResult, c};
 use auth::{CapSet, Credentials, Kgid, Kuid};
 use control::Process;
 use hostfs::{HostStream, Watcher};
-use task::{Kernel, OnExit, ProcessRequest};
-use vfs::{Caller, File, FsContext, MountNamespace, WalkFlags};
+use task::{Group, Kernel, OnExit, OnStop, ProcessRequest};
+use tty::Slave;
+use vfs::{Caller, File, FsContext, MountNamespace, OpenHow, WalkFlags};
 
+use crate::console::{Console, Wire};
 use crate::error::BootError;
+use crate::tree;
 
 /// Starts programs in a kernel.
 pub struct Launcher {
     pub kernel: Arc<Kernel>,
     pub mounts: Arc<MountNamespace>,
+    /// Where terminals are made.
+    pub terminals: Arc<devpts::Instance>,
     pub watcher: Arc<Watcher>,
+}
+
+/// What a program has for its standard input, output and error.
+pub struct Streams {
+    /// Of the host; `None`: its terminal.
+    host: [Option<OwnedFd>; 3],
+    console: Option<Arc<Console>>,
+}
+
+impl Streams {
+    /// The program's terminal.
+    pub fn console(&self) -> Option<&Arc<Console>> {
+        self.console.as_ref()
+    }
+}
+
+/// Who is told what becomes of a program.
+#[derive(Default)]
+pub struct Told {
+    /// Its end.
+    pub exit: Option<OnExit>,
+    /// That it has been stopped.
+    pub stop: Option<OnStop>,
 }
 
 fn bytes(texts: &[String]) -> Vec<Vec<u8>> {
@@ -38,13 +66,49 @@ impl Launcher {
         search(&Caller::new(&fs, who), name, process).map_err(|errno| BootError::exec(name, errno))
     }
 
-    /// Starts a program; returns its number. `streams`: standard input, output and error, or its terminal alone.
+    /// Standard streams: these of the host, but for those that are on a terminal whose other end is at `wire`.
+    ///
+    /// # Errors
+    /// `EBADF` when there are too few, `ENOSPC` when there are too many terminals.
+    pub fn streams(
+        &self,
+        process: &Process,
+        fds: Vec<OwnedFd>,
+        wire: Option<Wire>,
+        on_terminal: [bool; 3],
+    ) -> SysResult<Streams> {
+        let mut fds = fds.into_iter();
+        let host = on_terminal.map(|on| fds.next().filter(|_| !on));
+        if host.iter().zip(on_terminal).any(|(fd, on)| fd.is_none() && !(on && wire.is_some())) {
+            return Err(Errno::EBADF);
+        }
+        let console = match wire {
+            Some(wire) => {
+                let size = process.terminal.unwrap_or_default();
+                Some(Console::new(self.terminals.allocate_for(process.user.uid)?, wire, size, &self.watcher))
+            }
+            None => None,
+        };
+        Ok(Streams { host, console })
+    }
+
+    /// Starts a program; returns its number.
     ///
     /// # Errors
     /// When it isn't there or can't be run.
-    pub fn start(&self, process: &Process, streams: Vec<OwnedFd>, on_exit: Option<OnExit>) -> Result<i32, BootError> {
+    pub fn start(&self, process: &Process, streams: &Streams, told: Told) -> Result<i32, BootError> {
         let name = process.argv.first().map(String::as_str).unwrap_or_default();
         let path = self.find(process)?;
+        let terminal = streams.console().map(|console| console.terminal().clone());
+        let Told { exit, stop } = told;
+        let prepare = move |process: &Arc<Group>| {
+            if let Some(terminal) = terminal {
+                terminal.offer_to(process);
+            }
+            if let Some(stop) = stop {
+                process.on_stop(stop);
+            }
+        };
         let request = ProcessRequest {
             mount_ns: self.mounts.clone(),
             cwd: process.cwd.clone().into_bytes(),
@@ -52,12 +116,13 @@ impl Launcher {
             path,
             argv: bytes(&process.argv),
             envp: bytes(&process.env),
-            stdio: self.streams(streams).map_err(|errno| BootError::exec(name, errno))?,
+            stdio: self.files(streams).map_err(|errno| BootError::exec(name, errno))?,
             credentials: self.credentials(process),
             no_new_privs: process.no_new_privs,
             filter: (!process.seccomp.is_empty()).then(|| process.seccomp.iter().map(instruction).collect()),
             limits: process.limits.iter().map(|(resource, cur, max)| (*resource, Rlimit { cur: *cur, max: *max })).collect(),
-            on_exit,
+            prepare: Some(Box::new(prepare)),
+            on_exit: exit,
         };
         self.kernel.start_process(request).map_err(|errno| BootError::exec(name, errno))
     }
@@ -77,19 +142,45 @@ impl Launcher {
     }
 
     /// Files for standard input, output and error.
-    fn streams(&self, fds: Vec<OwnedFd>) -> SysResult<Vec<Arc<File>>> {
-        let file = |fd: OwnedFd, mode| {
-            let stream = HostStream::new(fd, &self.watcher);
+    fn files(&self, streams: &Streams) -> SysResult<Vec<Arc<File>>> {
+        let terminal = streams.console().map(|console| self.open_terminal(console)).transpose()?;
+        let file = |fd: &OwnedFd, mode| -> SysResult<Arc<File>> {
+            let stream = HostStream::new(fd.try_clone()?, &self.watcher);
             // A terminal is one thing for reading and writing.
             let mode = if stream.is_terminal() { c::O_RDWR } else { mode };
-            File::new(stream, None, mode)
+            Ok(File::new(stream, None, mode))
         };
-        let count = fds.len();
-        let mut files = fds.into_iter().enumerate().map(|(i, fd)| file(fd, if i == 0 { c::O_RDONLY } else { c::O_WRONLY }));
-        match count {
-            1 => files.next().map(|terminal| vec![terminal; 3]).ok_or(Errno::EBADF),
-            3 => Ok(files.collect()),
-            _ => Err(Errno::EBADF),
+        let modes = [c::O_RDONLY, c::O_WRONLY, c::O_WRONLY];
+        let files = streams.host.iter().zip(modes).map(|(fd, mode)| match fd {
+            Some(fd) => file(fd, mode),
+            None => terminal.clone().ok_or(Errno::EBADF),
+        });
+        files.collect()
+    }
+
+    /// Somebody who may do everything, at the root.
+    fn root(&self) -> Caller {
+        Caller::at_root(self.mounts.root(), Arc::new(Credentials::root(self.kernel.user_ns.clone())))
+    }
+
+    /// Where a terminal is, if its filesystem is mounted where it should be.
+    fn terminal_path(&self, console: &Console) -> Option<vfs::Path> {
+        let path = self.root().resolve(console.terminal().name().as_bytes(), WalkFlags::FOLLOW).ok()?;
+        path.dentry.inode().attr().is_ok_and(|attr| attr.rdev == console.terminal().rdev()).then_some(path)
+    }
+
+    /// Opens a terminal by its name, so that programs find that (ttyname(3)).
+    fn open_terminal(&self, console: &Console) -> SysResult<Arc<File>> {
+        match self.terminal_path(console) {
+            Some(path) => self.root().open_path(&path, OpenHow::new(c::O_RDWR | c::O_NOCTTY, 0), false, &mut |_, _| Ok(())),
+            None => Ok(File::new(Slave::open(console.terminal(), c::O_RDWR | c::O_NOCTTY)?, None, c::O_RDWR)),
+        }
+    }
+
+    /// Shows the first program's terminal at /dev/console, as far as the tree lets us.
+    pub fn show_console(&self, streams: &Streams) {
+        if let Some(path) = streams.console().and_then(|console| self.terminal_path(console)) {
+            let _ = tree::show_console(&self.mounts, &self.root(), &path);
         }
     }
 }

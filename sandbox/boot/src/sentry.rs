@@ -6,19 +6,28 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use abi::c;
 use abi::signal::SigInfo;
+use control::Message;
 use hostfs::Watcher;
 use systrap::Systrap;
 use task::Kernel;
 
 use crate::config::BootConfig;
+use crate::console::{Console, Wire};
 use crate::error::{BootError, failed};
-use crate::program::{Launcher, own_streams};
+use crate::program::{Launcher, Told, own_streams};
 use crate::server::Server;
-use crate::{Start, tree};
+use crate::{Start, Stdio, tree};
 
 /// Runs the sandbox to its end; returns the exit status of its first program (128+n for a signal).
-pub fn run(config: &BootConfig, mut mounts: Vec<tree::Prepared>, stream: UnixStream, start: Start) -> Result<i32, BootError> {
+pub fn run(
+    config: &BootConfig,
+    mut mounts: Vec<tree::Prepared>,
+    stream: UnixStream,
+    start: Start,
+    stdio: Stdio,
+) -> Result<i32, BootError> {
     // Still as who has opened it: another user may not get that far.
     for mount in &mut mounts {
         mount.detach().map_err(failed("cannot detach what is to be mounted", " (it needs Linux 5.12 or newer)"))?;
@@ -36,21 +45,42 @@ pub fn run(config: &BootConfig, mut mounts: Vec<tree::Prepared>, stream: UnixStr
         let _ = writeln!(io::stderr(), "palisade: internal error, please report it: {info}");
         std::process::exit(125);
     }));
+    // Terminal signals come by the parent only: stubs must not see them.
+    rustix::process::setsid().map_err(failed("setsid", ""))?;
+    if let Some(Wire::Pty(pty)) = &stdio.terminal {
+        // Tells of changes of its size, and of its end.
+        let _ = rustix::process::ioctl_tiocsctty(pty);
+    }
     let launcher = build(config, mounts)?;
     let kernel = launcher.kernel.clone();
-    forward_signals(&kernel);
-    let streams = own_streams().map_err(failed("cannot take over standard streams", ""))?;
+    let fds = own_streams().map_err(failed("cannot take over standard streams", ""))?;
+    let streams = launcher.streams(&config.process, fds, stdio.terminal, stdio.on_terminal);
+    let streams = streams.map_err(failed("cannot make a terminal", ""))?;
+    launcher.show_console(&streams);
+    let console = streams.console().cloned();
     let code = match start {
         Start::AtOnce => {
-            launcher.start(&config.process, streams, None)?;
-            exit_status(kernel.wait_init())
+            let stop = stdio.reports.map(|link| -> task::OnStop {
+                Box::new(move |signo| {
+                    // Whoever doesn't listen doesn't care.
+                    let _ = link.send(&Message::Stopped(signo));
+                })
+            });
+            launcher.start(&config.process, &streams, Told { exit: None, stop })?;
+            // What has come until now is the program's.
+            forward_signals(&kernel, console.clone());
+            let code = exit_status(kernel.wait_init());
+            console.inspect(|console| console.finish());
+            code
         }
         Start::WhenTold { listener, status } => {
+            forward_signals(&kernel, console.clone());
             // What can't be found is told before there is a container.
             launcher.find(&config.process)?;
             let server = Server::new(launcher, config.process.clone(), streams);
             server.listen(stream, listener).map_err(failed("cannot serve requests", ""))?;
             let code = exit_status(kernel.wait_init());
+            console.inspect(|console| console.finish());
             keep(status, code);
             server.tell_end(code);
             code
@@ -86,8 +116,6 @@ pub fn exit_status(status: i32) -> i32 {
 
 /// Confines this process and builds the kernel.
 fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<Launcher, BootError> {
-    // Terminal signals come by the parent only: stubs must not see them.
-    rustix::process::setsid().map_err(failed("setsid", ""))?;
     // Guests have masks of their own.
     rustix::process::umask(rustix::fs::Mode::empty());
     usermem::install_fault_handler();
@@ -114,21 +142,31 @@ fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<Launcher, B
     kernel.quota.set_memory(config.quota.memory);
     let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
     kernel.quota.cpus.store(config.quota.cpus.map_or(cpus, |limit| limit.min(cpus)).max(1), Ordering::Relaxed);
-    let mounts = tree::assemble(config, mounts, &kernel).map_err(failed("cannot assemble the root filesystem", ""))?;
+    let tree = tree::assemble(config, mounts, &kernel).map_err(failed("cannot assemble the root filesystem", ""))?;
     let watcher = Watcher::start().map_err(failed("cannot start a thread", ""))?;
-    Ok(Launcher { kernel, mounts, watcher })
+    Ok(Launcher { kernel, mounts: tree.namespace, terminals: tree.terminals, watcher })
 }
 
 /// Passes on to the first process what this one is sent.
-fn forward_signals(kernel: &Arc<Kernel>) {
+fn forward_signals(kernel: &Arc<Kernel>, console: Option<Arc<Console>>) {
     let kernel = kernel.clone();
     let forward = move || {
         loop {
-            let signo = jail::next_signal();
-            match kernel.group(1) {
-                Some(init) => init.signal(SigInfo::kernel(signo)),
+            let incoming = jail::next_signal();
+            let info = SigInfo::kernel(incoming.signo);
+            match (incoming.signo, &console, kernel.group(1)) {
+                // Of a host's terminal, whose end the console sees.
+                (c::SIGWINCH, Some(console), _) => console.take_size(),
+                (c::SIGWINCH, None, _) => {}
+                (c::SIGHUP, Some(_), _) if incoming.from_kernel => {}
+                (c::SIGCONT | c::SIGTSTP, _, None) => {}
                 // Not started yet: what would end the program ends the container.
-                None => std::process::exit(128 + signo),
+                (signo, _, None) => std::process::exit(128 + signo),
+                (c::SIGCONT, _, Some(init)) if incoming.for_group => drop(init.job().signal(info)),
+                // A key of the caller's terminal.
+                (_, Some(console), _) if incoming.for_group => console.terminal().signal_foreground(info),
+                (_, None, Some(init)) if incoming.for_group => drop(init.job().signal(info)),
+                (_, _, Some(init)) => init.signal(info),
             }
         }
     };

@@ -10,8 +10,9 @@ use control::{Connection, Process, Request, Response, Stats, Target};
 use sync::Mutex;
 use task::{Group, Kernel};
 
+use crate::console::Wire;
 use crate::error::BootError;
-use crate::program::Launcher;
+use crate::program::{Launcher, Streams, Told};
 use crate::sentry::exit_status;
 use crate::trace::TraceFile;
 
@@ -19,7 +20,7 @@ use crate::trace::TraceFile;
 const STACK: usize = 256 << 10;
 
 /// What the first program is to be started with.
-type First = (Process, Vec<OwnedFd>);
+type First = (Process, Streams);
 
 /// Serves the clients of one sandbox.
 pub struct Server {
@@ -50,7 +51,7 @@ impl From<BootError> for Response {
 }
 
 impl Server {
-    pub fn new(launcher: Launcher, first: Process, streams: Vec<OwnedFd>) -> Arc<Self> {
+    pub fn new(launcher: Launcher, first: Process, streams: Streams) -> Arc<Self> {
         Arc::new(Self { launcher, first: Mutex::new(Some((first, streams))), waiting: Mutex::default() })
     }
 
@@ -135,7 +136,7 @@ impl Server {
                 Response::Done
             }
             Request::Processes => Response::Processes(crate::processes::list(kernel)),
-            Request::Resize(_) | Request::Stacks => failed("not there yet"),
+            Request::Stacks => failed("not there yet"),
         })
     }
 
@@ -144,7 +145,7 @@ impl Server {
         let Some((process, streams)) = self.first.lock().take() else {
             return Some(failed("it has been started already"));
         };
-        match self.launcher.start(&process, streams, None) {
+        match self.launcher.start(&process, &streams, Told::default()) {
             Ok(_) => Some(Response::Done),
             Err(error) => {
                 let status = error.status();
@@ -156,20 +157,29 @@ impl Server {
     }
 
     /// Runs another program.
-    fn exec(&self, client: &mut Client, process: &Process, streams: Vec<OwnedFd>) -> Option<Response> {
+    fn exec(&self, client: &mut Client, process: &Process, mut fds: Vec<OwnedFd>) -> Option<Response> {
         if client.own.is_some() {
             return Some(failed("this connection has a program already"));
         }
         if self.kernel().group(1).is_none() {
             return Some(failed("the container has not been started"));
         }
+        let wire = if process.terminal.is_some() { fds.pop().map(|fd| Wire::Link(fd.into())) } else { None };
+        let streams = match self.launcher.streams(process, fds, wire, [process.terminal.is_some(); 3]) {
+            Ok(streams) => streams,
+            Err(errno) => return Some(failed(format!("cannot have these standard streams: {errno}"))),
+        };
+        let console = streams.console().cloned();
         // Its end must not be told before its start.
         let answers = client.answers.lock();
         let teller = client.answers.clone();
-        let on_exit = Box::new(move |status| {
+        let exit: task::OnExit = Box::new(move |status| {
+            if let Some(console) = &console {
+                console.finish();
+            }
             let _ = teller.lock().send(&Response::Exited { status: exit_status(status) }, &[]);
         });
-        match self.launcher.start(process, streams, Some(on_exit)) {
+        match self.launcher.start(process, &streams, Told { exit: Some(exit), stop: None }) {
             Ok(pid) => {
                 client.own = self.kernel().group(pid);
                 let _ = answers.send(&Response::Started { pid }, &[]);

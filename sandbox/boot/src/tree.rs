@@ -122,7 +122,7 @@ fn terminal_options(mounts: &[Prepared]) -> Vec<MountOption> {
 ///
 /// # Errors
 /// What could not be mounted or made, and why.
-pub fn assemble(config: &BootConfig, mounts: Vec<Prepared>, kernel: &Arc<Kernel>) -> Result<Arc<MountNamespace>, TreeError> {
+pub fn assemble(config: &BootConfig, mounts: Vec<Prepared>, kernel: &Arc<Kernel>) -> Result<Tree, TreeError> {
     let filesystems = &kernel.filesystems;
     filesystems.register(Arc::new(procfs::ProcFs { kernel: kernel.clone() }));
     let (log, started) = (kernel.log.clone(), kernel.started);
@@ -167,7 +167,22 @@ pub fn assemble(config: &BootConfig, mounts: Vec<Prepared>, kernel: &Arc<Kernel>
     if let Some(propagation) = propagation {
         propagate(&namespace, &namespace.root(), propagation).map_err(about("/"))?;
     }
-    Ok(namespace)
+    Ok(Tree { namespace, terminals: builder.pts })
+}
+
+/// What the first process sees, and where terminals are made.
+pub struct Tree {
+    pub namespace: Arc<MountNamespace>,
+    pub terminals: Arc<devpts::Instance>,
+}
+
+/// Shows a terminal at /dev/console.
+///
+/// # Errors
+/// What making the place says.
+pub fn show_console(namespace: &Arc<MountNamespace>, caller: &Caller, terminal: &vfs::Path) -> SysResult<()> {
+    let at = place(caller, b"/dev/console", false)?;
+    namespace.mount(&namespace.copy_of(terminal, false)?, &at)
 }
 
 impl Builder<'_> {

@@ -1,16 +1,18 @@
 //! What the command line and a running sandbox say to each other.
 //!
 //! A client connects to the sandbox's socket, sends a [`Request`], and reads [`Response`]s. Most requests have one answer. After
-//! [`Request::Exec`] the connection stays with the program: [`Response::Started`], then [`Response::Exited`]; meanwhile signals and sizes
-//! of its terminal may be sent on it. When the client is gone, the program is killed.
+//! [`Request::Exec`] the connection stays with the program: [`Response::Started`], then [`Response::Exited`]; meanwhile signals may be sent on
+//! it. When the client is gone, the program is killed.
 #![forbid(unsafe_code)]
 
 mod connection;
+mod link;
 mod process;
 
 use serde::{Deserialize, Serialize};
 
 pub use connection::Connection;
+pub use link::{Link, MAX_DATA, Message, Settings};
 pub use process::{Capabilities, Process, User, WindowSize};
 
 /// Whom a signal is for.
@@ -33,10 +35,8 @@ pub enum Request {
         signo: i32,
         target: Target,
     },
-    /// Run another program. Descriptors: standard input, output and error, or its terminal alone.
+    /// Run another program. Descriptors: standard input, output and error, or a [`Link`] to its terminal.
     Exec(Box<Process>),
-    /// The terminal of the program that was started on this connection (the first one, if none was) has another size.
-    Resize(WindowSize),
     /// Answer when the first process ends, or the one with this number.
     Wait {
         pid: Option<i32>,

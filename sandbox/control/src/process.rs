@@ -2,11 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Rows and columns of a terminal.
+/// Rows and columns of a terminal, and its size in pixels, where that is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowSize {
     pub rows: u16,
     pub columns: u16,
+    #[serde(default)]
+    pub width: u16,
+    #[serde(default)]
+    pub height: u16,
 }
 
 /// Whose program it is (numbers inside).

@@ -15,7 +15,10 @@ use std::path::Path;
 
 pub use filter::filter;
 pub use ids::{IdMap, IdMaps, map_ids};
-pub use signals::{FORWARDED, SIGCHLD, SIGWINCH, Signals, block_signals, catchable, next_signal, reap, supervise};
+pub use signals::{
+    FORWARDED, Incoming, SIGCHLD, SIGCONT, SIGHUP, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH, Signals, block_signals,
+    catchable, next_signal, reap, send, stop_by, supervise,
+};
 
 fn check(result: i64) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

@@ -4,6 +4,7 @@
 mod bundle;
 mod debian;
 mod docker;
+mod pty;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -11,6 +12,7 @@ use std::process::{Command, Output};
 pub use bundle::Bundle;
 pub use debian::Debian;
 pub use docker::Docker;
+pub use pty::{Pty, status};
 
 /// A program of this workspace's release build.
 #[must_use]

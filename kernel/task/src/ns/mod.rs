@@ -21,6 +21,7 @@ use crate::current::Current;
 use crate::group::Group;
 use crate::kernel::Kernel;
 use crate::net::NetNamespace;
+use crate::stop::STOP_SIGNALS;
 use crate::tasks::Task;
 
 pub use ipc::{IpcNamespace, QueueFs};
@@ -208,9 +209,13 @@ impl Group {
     }
 
     /// The first process of a namespace has only the signals that it asks for (pid_namespaces(7)), those of the kernel, and those of
-    /// processes outside that nobody can ask for.
+    /// processes outside that nobody can ask for; where somebody outside takes part in job control, also those that stop it.
     pub(crate) fn shielded_from(&self, info: &SigInfo) -> bool {
         if info.code > 0 || !self.is_init() {
+            return false;
+        }
+        // Somebody outside continues it.
+        if STOP_SIGNALS.contains(info.signo) && self.on_stop.get().is_some() {
             return false;
         }
         // Who sends it from outside has no number here.
