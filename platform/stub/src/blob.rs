@@ -28,6 +28,9 @@ const SYS_FUTEX: u64 = 202;
 const SYS_PRCTL: u64 = 157;
 const SYS_SECCOMP: u64 = 317;
 
+/// Offset in a slot of the registers in the frame at `FULL_FRAME`: behind flags, link and `uc_stack`.
+const FULL_REGS: u64 = FULL_FRAME + 5 * 8;
+
 /// `PR_SET_MM`, `PR_SET_MM_MAP`
 const PR_SET_MM: u64 = 35;
 const PR_SET_MM_MAP: u64 = 14;
@@ -62,8 +65,9 @@ global_asm!(
     ".quad stub_answered - stub_head",
     ".quad stub_tail - stub_head",
     ".quad stub_tail_end - stub_head",
+    ".quad stub_restore - stub_head",
+    ".quad stub_restore_end - stub_head",
     ".quad stub_full_ud2 - stub_head",
-    ".quad stub_fast_end - stub_head",
     ".quad stub_hello_ud2 - stub_head",
     ".quad stub_handler_entry - stub_head",
     ".quad stub_restorer - stub_head",
@@ -176,6 +180,87 @@ global_asm!(
     "jz stub_tail",
     "7:",
     "mov dword ptr gs:[{intr}], 0",
+    "cmp dword ptr gs:[{xsave_mask}], 0",
+    "je 8f",
+    // All registers into the frame: those that the fast path has saved, its answer, and those that it doesn't touch.
+    "mov r11, gs:[{rdi}]",
+    "mov gs:[{f_rdi}], r11",
+    "mov r11, gs:[{rsi}]",
+    "mov gs:[{f_rsi}], r11",
+    "mov r11, gs:[{rdx}]",
+    "mov gs:[{f_rdx}], r11",
+    "mov r11, gs:[{r10}]",
+    "mov gs:[{f_r10}], r11",
+    "mov r11, gs:[{r8}]",
+    "mov gs:[{f_r8}], r11",
+    "mov r11, gs:[{r9}]",
+    "mov gs:[{f_r9}], r11",
+    "mov r11, gs:[{rsp}]",
+    "mov gs:[{f_rsp}], r11",
+    "mov r11, gs:[{ret}]",
+    "mov gs:[{f_rax}], r11",
+    "mov r11, gs:[{rcx}]",
+    "mov gs:[{f_rcx}], r11",
+    "mov gs:[{f_rip}], r11",
+    "mov qword ptr gs:[{f_r11}], 0x246",
+    "mov qword ptr gs:[{f_eflags}], 0x246",
+    "mov gs:[{f_rbx}], rbx",
+    "mov gs:[{f_rbp}], rbp",
+    "mov gs:[{f_r12}], r12",
+    "mov gs:[{f_r13}], r13",
+    "mov gs:[{f_r14}], r14",
+    "mov gs:[{f_r15}], r15",
+    "rdfsbase r11",
+    "mov gs:[{fs_base}], r11",
+    "mov eax, gs:[{xsave_mask}]",
+    "xor edx, edx",
+    "xsave64 gs:[{FULL_XSAVE}]",
+    "71:",
+    "mov rdi, gs:[{this}]",
+    "lea rsp, [rdi + {FAST_STACK_TOP}]",
+    "call {full}",
+    "test eax, {ACTION_HOST}",
+    "jnz 73f",
+    // From here to the jump, an interrupt starts over at stub_restore: everything comes from memory.
+    ".globl stub_restore",
+    "stub_restore:",
+    "cmp dword ptr gs:[{intr}], 0",
+    "jne 72f",
+    "mov eax, gs:[{xsave_mask}]",
+    "xor edx, edx",
+    "xrstor64 gs:[{FULL_XSAVE}]",
+    "mov rsp, gs:[{this}]",
+    "lea rsp, [rsp + {FAST_STACK_TOP}]",
+    "push qword ptr gs:[{f_eflags}]",
+    "popfq",
+    "mov rdi, gs:[{f_rdi}]",
+    "mov rsi, gs:[{f_rsi}]",
+    "mov rdx, gs:[{f_rdx}]",
+    "mov r10, gs:[{f_r10}]",
+    "mov r8, gs:[{f_r8}]",
+    "mov r9, gs:[{f_r9}]",
+    "mov rax, gs:[{f_rax}]",
+    "mov rcx, gs:[{f_rcx}]",
+    "mov r11, gs:[{f_r11}]",
+    "mov rbx, gs:[{f_rbx}]",
+    "mov rbp, gs:[{f_rbp}]",
+    "mov r12, gs:[{f_r12}]",
+    "mov r13, gs:[{f_r13}]",
+    "mov r14, gs:[{f_r14}]",
+    "mov r15, gs:[{f_r15}]",
+    "mov rsp, gs:[{f_rsp}]",
+    "jmp qword ptr gs:[{f_rip}]",
+    ".globl stub_restore_end",
+    "stub_restore_end:",
+    "72:",
+    "mov dword ptr gs:[{intr}], 0",
+    "jmp 71b",
+    // The sentry writes the general registers into the host's frame again; the others have to be there.
+    "73:",
+    "mov eax, gs:[{xsave_mask}]",
+    "xor edx, edx",
+    "xrstor64 gs:[{FULL_XSAVE}]",
+    "8:",
     "mov rdi, gs:[{rdi}]",
     "mov rsi, gs:[{rsi}]",
     "mov rdx, gs:[{rdx}]",
@@ -188,8 +273,6 @@ global_asm!(
     ".globl stub_full_ud2",
     "stub_full_ud2:",
     "ud2",
-    ".globl stub_fast_end",
-    "stub_fast_end:",
     // Signals.
     "stub_handler_entry:",
     "jmp {handler}",
@@ -261,6 +344,28 @@ global_asm!(
     r9 = const offset_of!(Ctx, regs.r9),
     rcx = const offset_of!(Ctx, regs.rcx),
     rsp = const offset_of!(Ctx, regs.rsp),
+    fs_base = const offset_of!(Ctx, fs_base),
+    xsave_mask = const offset_of!(Ctx, xsave_mask),
+    f_r8 = const FULL_REGS + 0 * 8,
+    f_r9 = const FULL_REGS + 1 * 8,
+    f_r10 = const FULL_REGS + 2 * 8,
+    f_r11 = const FULL_REGS + 3 * 8,
+    f_r12 = const FULL_REGS + 4 * 8,
+    f_r13 = const FULL_REGS + 5 * 8,
+    f_r14 = const FULL_REGS + 6 * 8,
+    f_r15 = const FULL_REGS + 7 * 8,
+    f_rdi = const FULL_REGS + 8 * 8,
+    f_rsi = const FULL_REGS + 9 * 8,
+    f_rbp = const FULL_REGS + 10 * 8,
+    f_rbx = const FULL_REGS + 11 * 8,
+    f_rdx = const FULL_REGS + 12 * 8,
+    f_rax = const FULL_REGS + 13 * 8,
+    f_rcx = const FULL_REGS + 14 * 8,
+    f_rsp = const FULL_REGS + 15 * 8,
+    f_rip = const FULL_REGS + 16 * 8,
+    f_eflags = const FULL_REGS + 17 * 8,
+    FULL_XSAVE = const FULL_XSAVE,
+    ACTION_HOST = const ACTION_HOST,
     KIND_FAST = const KIND_FAST,
     STATE_REQUEST = const STATE_REQUEST,
     STATE_PARKED = const STATE_PARKED,
@@ -275,6 +380,7 @@ global_asm!(
     SLOT_MASK = const -(SLOT_SIZE as i64),
     CREATOR_STACK = const SLOTS + FAST_STACK_TOP - 8,
     reply = sym reply,
+    full = sym full,
     handler = sym handler,
     creator = sym creator,
     thread = sym thread,
@@ -359,7 +465,14 @@ fn request(ctx: &Ctx) {
     }
 }
 
-/// Does what the sentry's answer says; true when a frame is wanted. Leaves `action` and `nops` zero.
+/// Tells of the frame that the fast path has made, and does what the answer says. Returns the actions left to the caller.
+extern "C" fn full(ctx: &Ctx) -> u32 {
+    ctx.kind.store(KIND_FULL, Relaxed);
+    request(ctx);
+    reply(ctx)
+}
+
+/// Does what the sentry's answer says; returns the actions left to the caller (a frame is wanted). Leaves `action` and `nops` zero.
 extern "C" fn reply(ctx: &Ctx) -> u32 {
     loop {
         let action = ctx.action.load(Acquire);
@@ -380,7 +493,7 @@ extern "C" fn reply(ctx: &Ctx) -> u32 {
             request(ctx);
             continue;
         }
-        return action & ACTION_FULL;
+        return action & (ACTION_FULL | ACTION_HOST);
     }
 }
 
@@ -498,10 +611,13 @@ extern "C" fn handler(signo: i32, info: *const [u64; 4], uc: *mut u64) {
         // SAFETY: uc_mcontext.gregs[REG_RCX] of the same frame.
         let back = unsafe { *uc.add(5 + 14) };
         *rip = if offset == header.answered { back } else { back.wrapping_sub(SITE_LEN) };
-    } else if signo == SIGINTERRUPT && offset >= header.fast_entry && offset < header.fast_end {
+    } else if signo == SIGINTERRUPT && offset >= header.fast_entry && offset < TEXT_SIZE {
+        // On the way back to the guest, what is called from there included: the end of that way looks at the word.
         ctx.intr.store(1, Relaxed);
         if offset >= header.tail && offset < header.tail_end {
             *rip = TEXT + header.tail;
+        } else if offset >= header.restore && offset < header.restore_end {
+            *rip = TEXT + header.restore;
         }
         return;
     }

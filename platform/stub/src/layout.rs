@@ -39,6 +39,12 @@ pub const STUB_END: u64 = 0x7fff_ffff_f000;
 
 /// Offset in a slot of the stack that stub code runs on outside signal handlers (end, grows down).
 pub const FAST_STACK_TOP: u64 = 0x3000;
+/// Offset in a slot of the frame that the fast path makes itself: laid out as the host's `ucontext` (uc_flags to fpstate).
+pub const FULL_FRAME: u64 = 0x3000;
+/// Offset in a slot of that frame's XSAVE image.
+pub const FULL_XSAVE: u64 = 0x3100;
+/// Room for the image; a CPU that needs more gets its frames from the host.
+pub const FULL_XSAVE_SIZE: u64 = ALT_STACK - FULL_XSAVE;
 /// Offset in a slot of the alternate signal stack.
 pub const ALT_STACK: u64 = 0x4000;
 /// Bytes of the alternate signal stack.
@@ -66,6 +72,8 @@ pub const KIND_FAST: u32 = 1;
 pub const KIND_SIGNAL: u32 = 2;
 /// A batch of operations is done and more are announced.
 pub const KIND_MORE: u32 = 3;
+/// All registers of a thread in the fast path are in the frame at [`FULL_FRAME`].
+pub const KIND_FULL: u32 = 4;
 
 /// [`Ctx::action`]: after the operations, come back with all registers (a signal frame).
 pub const ACTION_FULL: u32 = 1;
@@ -75,6 +83,9 @@ pub const ACTION_EXIT: u32 = 2;
 pub const ACTION_SET_FS: u32 = 4;
 /// After the operations, make a [`KIND_MORE`] request.
 pub const ACTION_MORE: u32 = 8;
+
+/// Exchange the frame at [`FULL_FRAME`] for one of the host's.
+pub const ACTION_HOST: u32 = 16;
 
 /// [`Op::code`]: map a file.
 pub const OP_MAP: u32 = 1;
@@ -172,6 +183,8 @@ pub struct Ctx {
     pub rounds: AtomicU32,
     /// Looks of one round.
     pub looks: AtomicU32,
+    /// What XSAVE is to save in frames of the fast path's; 0: there are none.
+    pub xsave_mask: AtomicU32,
     /// Address of this structure in the stub.
     pub this: AtomicU64,
     pub regs: SavedRegs,
@@ -231,10 +244,12 @@ pub struct Header {
     pub tail: u64,
     /// Its end.
     pub tail_end: u64,
-    /// The `ud2` by which the fast path asks for a frame.
+    /// Start of the restartable way from a frame of the fast path's to the guest.
+    pub restore: u64,
+    /// Its end.
+    pub restore_end: u64,
+    /// The `ud2` by which the fast path asks for a frame of the host's.
     pub full_ud2: u64,
-    /// End of the fast path.
-    pub fast_end: u64,
     /// The `ud2` by which a new thread reports.
     pub hello_ud2: u64,
     /// Signal handler.

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use abi::{Errno, SysResult};
 use platform::{Context, Exit, Interrupter, Prot, UserRegs};
 use stub::layout::{
-    ACTION_EXIT, ACTION_FULL, ACTION_MORE, ACTION_SET_FS, Ctx, Header, IDENT_CALLS, KIND_FAST, KIND_MORE, KIND_SIGNAL,
-    OP_CLOSE_RAW, OP_CPU_TIME, Op, RING_NR, SIGINTERRUPT, STATE_GUEST, STATE_PARKED, STATE_RING, TEXT, TEXT_SIZE,
+    ACTION_EXIT, ACTION_FULL, ACTION_HOST, ACTION_MORE, ACTION_SET_FS, Ctx, Header, IDENT_CALLS, KIND_FAST, KIND_FULL, KIND_MORE,
+    KIND_SIGNAL, OP_CLOSE_RAW, OP_CPU_TIME, Op, RING_NR, SIGINTERRUPT, STATE_GUEST, STATE_PARKED, STATE_RING, TEXT, TEXT_SIZE,
 };
 use sync::Mutex;
 
 use crate::aspace::Space;
-use crate::frame::{Frame, Trap};
+use crate::frame::{Frame, TRAP_FLAG, Trap};
 use crate::process::Process;
 use crate::sites::Sites;
 use crate::spin::Spin;
@@ -92,6 +92,8 @@ pub struct GuestContext {
     bell: Arc<Bell>,
     header: Header,
     stopped: Stopped,
+    /// The frame that the fast path makes.
+    own_frame: Option<Frame>,
     /// The stub waits in this notification for the state word to change.
     ring: Option<u64>,
     /// The state word was set to `STATE_PARKED` and the stub has not rung since.
@@ -141,6 +143,7 @@ impl GuestContext {
             bell: Arc::new(bell),
             header: zygote::header(),
             stopped: Stopped::Gone,
+            own_frame: None,
             ring: None,
             parked: true,
             fs_base: 0,
@@ -151,7 +154,10 @@ impl GuestContext {
         };
         let mut initial = UserRegs::default();
         match context.wait(&mut initial) {
-            Event::Signal(frame, ..) if initial.rip == TEXT + context.header.hello_ud2 => context.stopped = Stopped::Frame(frame),
+            Event::Signal(frame, ..) if initial.rip == TEXT + context.header.hello_ud2 => {
+                context.stopped = Stopped::Frame(frame);
+                context.own_frame = frame.of_fast_path(&process.slots);
+            }
             _ => {
                 process.kill();
                 return Err(Errno::EAGAIN);
@@ -301,9 +307,43 @@ impl GuestContext {
         match self.ctx().kind.load(Ordering::Acquire) {
             KIND_FAST => Event::Fast,
             KIND_MORE => Event::More,
+            KIND_FULL => self.full_frame(regs),
             KIND_SIGNAL => self.signal(regs),
             _ => Event::Dead,
         }
+    }
+
+    /// The fast path has made a frame: asked for, or because an interrupt has come meanwhile.
+    fn full_frame(&mut self, regs: &mut UserRegs) -> Event {
+        let Some(frame) = self.own_frame else { return Event::Dead };
+        frame.reload(&self.space.process.slots, regs);
+        regs.fs_base = self.ctx().fs_base.load(Ordering::Relaxed);
+        self.fs_base = regs.fs_base;
+        Event::Signal(frame, Trap::default(), SIGINTERRUPT, 0, 0)
+    }
+
+    /// Exchanges a frame of the fast path's for one of the host's, which alone can start single steps: the trap flag would stop the
+    /// fast path. False when the stub is gone.
+    fn host_frame(&mut self, regs: &UserRegs) -> bool {
+        let event = self.resume(&mut regs.clone(), ACTION_HOST);
+        self.stop_in_frame(&event)
+    }
+
+    /// Takes the frame that was asked for; false when the stub is gone or has sent none.
+    fn stop_in_frame(&mut self, event: &Event) -> bool {
+        let finished = self.finish_batch();
+        self.stopped = Stopped::Gone;
+        match event {
+            Event::Signal(frame, ..) if finished => self.stopped = Stopped::Frame(*frame),
+            _ if finished => self.space.process.kill(),
+            _ => {}
+        }
+        matches!(self.stopped, Stopped::Frame(_))
+    }
+
+    /// Ends a batch of operations that is on its way; false when that fails.
+    fn finish_batch(&mut self) -> bool {
+        !std::mem::take(&mut self.batch) || self.space.finish(self.slot).is_ok()
     }
 
     fn signal(&mut self, regs: &mut UserRegs) -> Event {
@@ -315,7 +355,7 @@ impl GuestContext {
         let Ok((frame, trap)) = Frame::read(&self.space.process.slots, self.slot, frame, regs) else { return Event::Dead };
         self.fs_base = regs.fs_base;
         if signo == libc::SIGILL && regs.rip == TEXT + self.header.full_ud2 {
-            // The fast path's way to a frame: asked for, or because an interrupt has come meanwhile.
+            // The fast path's way to a frame of the host's.
             regs.rip = rcx;
             return Event::Signal(frame, trap, SIGINTERRUPT, code, addr);
         }
@@ -371,12 +411,9 @@ impl GuestContext {
 
     /// Turns what came into an exit; `None` when the guest just goes on.
     fn exit(&mut self, event: Event, regs: &mut UserRegs) -> Exit {
-        if self.batch {
-            self.batch = false;
-            if self.space.finish(self.slot).is_err() {
-                self.stopped = Stopped::Gone;
-                return Exit::Dead;
-            }
+        if !self.finish_batch() {
+            self.stopped = Stopped::Gone;
+            return Exit::Dead;
         }
         match event {
             Event::Notified(notification) => {
@@ -427,6 +464,13 @@ impl Context for GuestContext {
         if matches!(self.stopped, Stopped::Notified(_)) && self.space.dirty() && !self.full(regs) {
             return Exit::Dead;
         }
+        if let Stopped::Frame(frame) = self.stopped
+            && frame.is_of_fast_path()
+            && regs.eflags & TRAP_FLAG != 0
+            && !self.host_frame(regs)
+        {
+            return Exit::Dead;
+        }
         self.bell.running.store(true, Ordering::SeqCst);
         if self.bell.wanted.swap(false, Ordering::SeqCst) {
             self.bell.running.store(false, Ordering::SeqCst);
@@ -453,21 +497,7 @@ impl Context for GuestContext {
         let result = std::mem::take(&mut regs.rax);
         let event = self.resume(regs, ACTION_FULL);
         regs.rax = result;
-        if self.batch {
-            self.batch = false;
-            if self.space.finish(self.slot).is_err() {
-                self.stopped = Stopped::Gone;
-                return false;
-            }
-        }
-        if let Event::Signal(frame, ..) = event {
-            self.stopped = Stopped::Frame(frame);
-            true
-        } else {
-            self.stopped = Stopped::Gone;
-            self.space.process.kill();
-            false
-        }
+        self.stop_in_frame(&event)
     }
 
     fn fp(&self) -> Vec<u8> {

@@ -1,10 +1,12 @@
-//! Host signal frames in a slot: the full register state of a stopped guest thread.
+//! Frames in a slot: the full register state of a stopped guest thread. The host makes them when it delivers a signal to the stub; the
+//! stub's fast path makes one itself, laid out alike, which costs no host signal.
 
 use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
 
 use abi::{Errno, SysResult};
 use platform::UserRegs;
-use stub::layout::{ALT_STACK, SLOT_SIZE, SLOTS};
+use stub::layout::{ALT_STACK, Ctx, FULL_FRAME, FULL_XSAVE, FULL_XSAVE_SIZE, SLOT_SIZE, SLOTS};
 
 use crate::process::Slots;
 
@@ -25,6 +27,12 @@ const LEGACY: usize = 512;
 const HEADER_END: usize = LEGACY + 64;
 /// Where `struct _fpx_sw_bytes` lies in the legacy area.
 const SW_BYTES: usize = 464;
+/// Flags that a program may set (Intel SDM vol. 1, 3.4.3): the arithmetic ones, DF and AC.
+const USER_FLAGS: u64 = 0x4_0cd5;
+/// Flags that are always set: bit 1 and IF.
+const FIXED_FLAGS: u64 = 0x202;
+/// The trap flag.
+pub const TRAP_FLAG: u64 = 0x100;
 
 /// A frame: where it is, with every pointer in it checked.
 #[derive(Clone, Copy)]
@@ -36,6 +44,7 @@ pub struct Frame {
 }
 
 /// What the CPU says about the fault.
+#[derive(Default)]
 pub struct Trap {
     pub error: u64,
     pub trapno: u64,
@@ -76,7 +85,44 @@ fn words(slots: &Slots, slot: u64, offset: u64) -> SysResult<[u64; WORDS]> {
     Ok(words)
 }
 
+fn load(w: &[u64; WORDS], regs: &mut UserRegs) {
+    [regs.r8, regs.r9, regs.r10, regs.r11] = [w[R8], w[R8 + 1], w[R8 + 2], w[R8 + 3]];
+    [regs.r12, regs.r13, regs.r14, regs.r15] = [w[R8 + 4], w[R8 + 5], w[R8 + 6], w[R8 + 7]];
+    [regs.rdi, regs.rsi, regs.rbp, regs.rbx] = [w[RDI], w[RDI + 1], w[RDI + 2], w[RDI + 3]];
+    [regs.rdx, regs.rax, regs.rcx, regs.rsp] = [w[RDI + 4], w[RDI + 5], w[RDI + 6], w[RSP]];
+    [regs.rip, regs.eflags] = [w[RIP], w[EFLAGS]];
+    (regs.cs, regs.ss) = (0x33, 0x2b);
+}
+
 impl Frame {
+    /// The frame that the thread's fast path makes; `None` where its XSAVE image has no room. To be asked for when the thread has
+    /// stopped in a frame of the host's, this one, which tells what an image looks like.
+    pub fn of_fast_path(&self, slots: &Slots) -> Option<Self> {
+        let mut sw = [0; 48];
+        copy(slots, self.slot, self.fp + SW_BYTES as u64, &mut sw).ok()?;
+        let features = u32::from_le_bytes(sw[8..12].try_into().expect("four bytes"));
+        if self.fp_len > FULL_XSAVE_SIZE || features == 0 {
+            return None;
+        }
+        store(slots, self.slot, FULL_XSAVE + SW_BYTES as u64, &sw).ok()?;
+        let ctx: &Ctx = slots.ctx(self.slot);
+        ctx.xsave_mask.store(features, Ordering::Relaxed);
+        Some(Self { slot: self.slot, context: FULL_FRAME, fp: FULL_XSAVE, fp_len: self.fp_len })
+    }
+
+    /// Whether the fast path restores this frame itself.
+    pub fn is_of_fast_path(&self) -> bool {
+        self.context == FULL_FRAME
+    }
+
+    /// Reads the general registers.
+    pub fn reload(&self, slots: &Slots, regs: &mut UserRegs) {
+        // In range, see `read`.
+        if let Ok(w) = words(slots, self.slot, self.context) {
+            load(&w, regs);
+        }
+    }
+
     /// Reads the frame whose `ucontext` is said to be at `address`.
     ///
     /// # Errors
@@ -91,12 +137,7 @@ impl Frame {
         let size = u32::from_le_bytes(sw[16..20].try_into().expect("four bytes"));
         let fp_len = u64::from(size).clamp(HEADER_END as u64, xsave_size());
         slots.bytes(slot, fp, fp_len).ok_or(Errno::EFAULT)?;
-        [regs.r8, regs.r9, regs.r10, regs.r11] = [w[R8], w[R8 + 1], w[R8 + 2], w[R8 + 3]];
-        [regs.r12, regs.r13, regs.r14, regs.r15] = [w[R8 + 4], w[R8 + 5], w[R8 + 6], w[R8 + 7]];
-        [regs.rdi, regs.rsi, regs.rbp, regs.rbx] = [w[RDI], w[RDI + 1], w[RDI + 2], w[RDI + 3]];
-        [regs.rdx, regs.rax, regs.rcx, regs.rsp] = [w[RDI + 4], w[RDI + 5], w[RDI + 6], w[RSP]];
-        [regs.rip, regs.eflags] = [w[RIP], w[EFLAGS]];
-        (regs.cs, regs.ss) = (0x33, 0x2b);
+        load(&w, regs);
         Ok((Self { slot, context, fp, fp_len }, Trap { error: w[ERR], trapno: w[TRAPNO], cr2: w[CR2] }))
     }
 
@@ -120,7 +161,7 @@ impl Frame {
             regs.rcx,
             regs.rsp,
             regs.rip,
-            regs.eflags,
+            if self.is_of_fast_path() { regs.eflags & USER_FLAGS | FIXED_FLAGS } else { regs.eflags },
         ];
         let mut bytes = [0; 18 * 8];
         for (chunk, word) in bytes.chunks_exact_mut(8).zip(general) {

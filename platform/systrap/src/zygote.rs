@@ -23,12 +23,26 @@ static GUEST_VDSO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/vdso.so"));
 
 /// The blob's header.
 pub fn header() -> Header {
-    let mut words = [0u64; 11];
+    let mut words = [0u64; 12];
     for (word, bytes) in words.iter_mut().zip(BLOB.chunks_exact(8)) {
         *word = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
     }
-    let [creator, fast_entry, publish, answered, tail, tail_end, full_ud2, fast_end, hello_ud2, handler, restorer] = words;
-    Header { creator, fast_entry, publish, answered, tail, tail_end, full_ud2, fast_end, hello_ud2, handler, restorer }
+    let [creator, fast_entry, publish, answered, tail, tail_end, restore, restore_end, full_ud2, hello_ud2, handler, restorer] =
+        words;
+    Header {
+        creator,
+        fast_entry,
+        publish,
+        answered,
+        tail,
+        tail_end,
+        restore,
+        restore_end,
+        full_ud2,
+        hello_ud2,
+        handler,
+        restorer,
+    }
 }
 
 /// The host's vsyscall page, which every process has. The host makes the calls in it, which its filters stop as others.
