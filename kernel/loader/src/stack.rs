@@ -8,6 +8,9 @@ use usermem::{PAGE_SIZE, UserMemoryExt};
 use crate::elf::Loaded;
 use crate::{Identity, Program};
 
+/// Not in the libc crate for Linux.
+const AT_RSEQ_FEATURE_SIZE: u64 = 27;
+const AT_RSEQ_ALIGN: u64 = 28;
 /// Mapped at first; the rest grows.
 const INITIAL: u64 = 128 << 10;
 
@@ -93,6 +96,10 @@ pub fn build(
     ];
     if let Some(vdso) = mm.aspace().vdso() {
         auxv.push((c::AT_SYSINFO_EHDR, vdso.start));
+    }
+    if let Some(rseq) = mm.aspace().rseq() {
+        auxv.push((AT_RSEQ_FEATURE_SIZE, rseq.size.into()));
+        auxv.push((AT_RSEQ_ALIGN, rseq.align.into()));
     }
     auxv.push((c::AT_NULL, 0));
 

@@ -14,6 +14,7 @@ mod hole;
 mod lock;
 mod map;
 mod patch;
+mod pin;
 mod protect;
 mod remap;
 mod remote;
@@ -44,6 +45,7 @@ use crate::arena::Arena;
 use crate::grace::Grace;
 use crate::guard::Guard;
 use crate::patch::Patches;
+use crate::pin::uncopied;
 use crate::vma::{Backing, Vma, VmaFlags, Vmas};
 
 /// Mappings of one address space at most (vm.max_map_count).
@@ -128,6 +130,8 @@ struct State {
     top: u64,
     /// The largest size so far.
     peak: u64,
+    /// Addresses of pages that the host writes to; those of several areas several times.
+    pinned: Vec<u64>,
 }
 
 /// Where things are for /proc.
@@ -213,9 +217,13 @@ impl MemoryManager {
     pub fn fork(&self) -> SysResult<Arc<Self>> {
         let mut state = self.state.lock();
         self.reap(&mut state);
-        let copies = self.copy_ahead(&state);
-        self.write_protect(&mut state, &copies);
-        let aspace = match self.aspace.fork() {
+        let mut copies = self.copy_ahead(&state);
+        let pinned = self.copy_pinned(&state, &mut copies);
+        let forked = pinned.and_then(|()| {
+            self.write_protect(&mut state, &copies);
+            self.aspace.fork()
+        });
+        let aspace = match forked {
             Ok(aspace) => aspace,
             Err(errno) => {
                 copies.iter().for_each(|copy| self.arena.release(copy.frame, copy.range.end - copy.range.start));
@@ -224,6 +232,7 @@ impl MemoryManager {
         };
         let mut copy = state.clone();
         copy.dying.clear();
+        copy.pinned.clear();
         for ahead in &copies {
             copy.pages.remove(ahead.range.clone());
         }
@@ -302,11 +311,10 @@ impl MemoryManager {
         copies
     }
 
-    /// Takes from the guest what lets it write private pages: only what it can write now is touched.
+    /// Takes from the guest what lets it write private pages, but for those of `copies`: only what it can write now is touched.
     fn write_protect(&self, state: &mut State, copies: &[Ahead]) {
-        let shared = |range: &Range<u64>| !copies.iter().any(|copy| copy.range == *range);
-        let writable = state.pages.iter().filter(|(range, page)| page.shown == Shown::Writable && shared(range));
-        let writable: Vec<(Range<u64>, Page)> = writable.map(|(range, page)| (range, *page)).collect();
+        let writable = state.pages.iter().filter(|(_, page)| page.shown == Shown::Writable);
+        let writable: Vec<(Range<u64>, Page)> = writable.flat_map(|(range, page)| uncopied((range, *page), copies)).collect();
         // Neighbours with one protection go together, whatever frames they have.
         let mut pending: Option<(Range<u64>, Prot)> = None;
         let flush = |pending: Option<(Range<u64>, Prot)>| {

@@ -105,6 +105,9 @@ impl Current {
 
     /// Runs guest code until the task ends; returns its wait status.
     fn run(&mut self) -> i32 {
+        if self.inherit_rseq().is_err() {
+            self.task.group.end(c::SIGSEGV);
+        }
         loop {
             if self.task.attention.load(Ordering::SeqCst)
                 && let Some(status) = self.deliver_signals()
@@ -172,8 +175,9 @@ impl Current {
                 Exit::Interrupted => self.regs.orig_rax = u64::MAX,
                 Exit::Dead => {
                     // Killed from outside, or the guest has destroyed its own stub: nothing is left to run.
-                    self.task.group.end(c::SIGKILL);
-                    return self.task.group.ending().unwrap_or(c::SIGKILL);
+                    let signo = if self.rseq_failed() { c::SIGSEGV } else { c::SIGKILL };
+                    self.task.group.end(signo);
+                    return self.task.group.ending().unwrap_or(signo);
                 }
             }
         }

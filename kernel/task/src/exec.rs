@@ -114,6 +114,7 @@ impl Current {
             shared.exe = Some(image.exe);
             shared.comm = image.comm;
             shared.altstack = SigStack::DISABLED;
+            shared.rseq = None;
         }
         // Who was not quite itself before doesn't show what it runs.
         let before = self.credentials();

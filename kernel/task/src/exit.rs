@@ -34,6 +34,10 @@ impl Current {
         trace_end(&task, status);
         let (kernel, group) = (task.kernel.clone(), task.group.clone());
         group.leave_stop(&task);
+        // Who waits for this thread's end may unmap its area. With the last one everything goes.
+        if Arc::strong_count(&self.mm) > 2 {
+            self.end_rseq();
+        }
         self.release_futexes(true);
         self.leave_undo_list();
         let mm = self.mm.clone();

@@ -288,7 +288,10 @@ impl Current {
     ) -> Arc<Task> {
         let fds = if request.has(c::CLONE_FILES) { self.fds.share() } else { self.fds.fork() };
         let undo = request.has(c::CLONE_SYSVSEM).then(|| self.undo_list());
-        let mempolicy = self.task.lock().mempolicy;
+        let (mempolicy, rseq) = {
+            let shared = self.task.lock();
+            (shared.mempolicy, shared.rseq)
+        };
         let (comm, exe, mask, altstack, slack, scheduling, personality) = {
             let shared = self.task.lock();
             (
@@ -309,6 +312,9 @@ impl Current {
         (shared.mempolicy, shared.undo) = (mempolicy, undo);
         if !request.has(c::CLONE_VM) || request.has(c::CLONE_VFORK) {
             shared.altstack = altstack;
+        }
+        if !request.has(c::CLONE_VM) {
+            shared.rseq = rseq;
         }
         if request.has(c::CLONE_CHILD_CLEARTID) {
             shared.clear_child_tid = request.child_tid;

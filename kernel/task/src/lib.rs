@@ -22,6 +22,7 @@ mod oom;
 mod pending;
 mod pidfd;
 mod ptrace;
+mod rseq;
 mod sched;
 mod seccomp;
 mod sigio;

@@ -9,7 +9,7 @@ use abi::signal::{SigSet, SigStack};
 use auth::{Charge, Credentials};
 use ipc::UndoList;
 use mm::{MemoryManager, Policy};
-use platform::Interrupter;
+use platform::{Interrupter, RseqArea};
 use sync::{Mutex, MutexGuard, Parker, ThreadClock, WaitQueue};
 use vfs::{FdTable, FsContext, MountNamespace, Path};
 
@@ -70,6 +70,8 @@ pub struct Shared {
     pub bell: Option<Arc<dyn Interrupter>>,
     pub clear_child_tid: u64,
     pub robust_list: (u64, u64),
+    /// rseq(2)
+    pub(crate) rseq: Option<RseqArea>,
     /// What is undone in semaphores when the last of those who share it ends.
     pub undo: Option<Arc<UndoList>>,
     /// set_mempolicy(2)
@@ -154,6 +156,7 @@ impl Task {
             bell: None,
             clear_child_tid: 0,
             robust_list: (0, 0),
+            rseq: None,
             undo: None,
             mempolicy: Policy::default(),
             number,

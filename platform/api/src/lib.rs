@@ -108,6 +108,26 @@ pub trait Platform: Send + Sync {
     fn barrier(&self) -> SysResult<()>;
 }
 
+/// Where a thread has its restartable sequence's state (`struct rseq`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RseqArea {
+    /// Address.
+    pub addr: u64,
+    /// Bytes.
+    pub len: u32,
+    /// What stands before each abort handler.
+    pub signature: u32,
+}
+
+/// What `struct rseq` is on this platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RseqFeatures {
+    /// Bytes in use (`AT_RSEQ_FEATURE_SIZE`).
+    pub size: u32,
+    /// Alignment (`AT_RSEQ_ALIGN`).
+    pub align: u32,
+}
+
 /// One guest address space.
 ///
 /// `map`, `unmap` and `protect` are queued in order and applied before the thread that asked for them runs guest code again, by that
@@ -170,6 +190,11 @@ pub trait AddressSpace: Send + Sync {
     /// Where the vDSO's ELF header is (`AT_SYSINFO_EHDR`) and how many bytes the vDSO has, if the platform has one.
     fn vdso(&self) -> Option<Range<u64>>;
 
+    /// Restartable sequences, if the platform has them.
+    fn rseq(&self) -> Option<RseqFeatures> {
+        None
+    }
+
     /// Where old programs call gettimeofday(2), time(2) and getcpu(2) at fixed addresses (`[vsyscall]`), if the platform has that.
     fn vsyscall(&self) -> Option<Range<u64>> {
         None
@@ -203,6 +228,13 @@ pub trait Context: Send {
     fn cpu_time(&mut self, _regs: &mut UserRegs) -> Option<u64> {
         None
     }
+
+    /// From the next switch on the platform keeps this area up to date (rseq(2)). It must be mapped and writable then, and stay so: where
+    /// it isn't, the guest thread may be gone at any time. Called where [`AddressSpace::rseq`] gives something.
+    fn begin_rseq(&mut self, _area: RseqArea) {}
+
+    /// Nothing writes to this area any more when this returns. Makes registers valid ([`Context::full`]); costs microseconds.
+    fn end_rseq(&mut self, _regs: &mut UserRegs, _area: RseqArea) {}
 
     /// A handle that makes a running [`Context::switch`] come back.
     fn interrupter(&self) -> Arc<dyn Interrupter>;

@@ -539,10 +539,7 @@ fn run_op(ctx: &Ctx, op: &Op) -> i64 {
         }
         OP_CLOSE => syscall(SYS_CLOSE, fd_word(ctx, op).load(Relaxed) as u64, 0, 0, 0, 0, 0),
         OP_CLOSE_RAW => syscall(SYS_CLOSE, op.addr, 0, 0, 0, 0, 0),
-        OP_RSEQ => {
-            ctx.ret.store(syscall(SYS_RSEQ, op.addr, op.len, op.prot.into(), op.off, 0, 0) as u64, Relaxed);
-            0
-        }
+        OP_RSEQ => syscall(SYS_RSEQ, op.addr, op.len, op.prot.into(), op.off, 0, 0),
         OP_DESCRIBE => {
             describe(op.len);
             0

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use abi::{Errno, SysResult};
-use platform::{AddressSpace, Context, MapKind, Prot, TRAMPOLINE_LEN, UserRegs};
+use platform::{AddressSpace, Context, MapKind, Prot, RseqFeatures, TRAMPOLINE_LEN, UserRegs};
 use stub::layout::{MAX_FDS, MAX_OPS, OP_CLOSE, OP_DESCRIBE, OP_MAP, OP_PROTECT, OP_RECV, OP_UNMAP, Op, VDSO};
 use sync::Mutex;
 use usermem::HostFile;
@@ -116,13 +116,13 @@ impl Space {
         Ok(())
     }
 
-    /// Moves operations from the queue into `slot`. Returns whether more are left.
+    /// Moves operations from the queue into `slot`, and `last` behind all of them. Returns whether more are left.
     ///
     /// # Errors
     /// When the stub is gone or hostile.
-    pub fn fill(&self, slot: u64) -> SysResult<bool> {
+    pub fn fill(&self, slot: u64, last: &mut Option<Op>) -> SysResult<bool> {
         let mut queue = self.queue.lock();
-        if queue.items.is_empty() {
+        if queue.items.is_empty() && last.is_none() {
             return Ok(false);
         }
         self.settle(&mut queue)?;
@@ -144,11 +144,18 @@ impl Space {
             put(&self.process, slot, count, op);
             count += 1;
         }
+        if queue.items.is_empty()
+            && count < MAX_OPS
+            && let Some(op) = last.take()
+        {
+            put(&self.process, slot, count, op);
+            count += 1;
+        }
         let ctx = self.process.slots.ctx(slot);
         let done = ctx.ops_done.load(Ordering::Acquire).wrapping_add(1);
         queue.batch = Some(Batch { slot, done, seq: queue.queued - queue.items.len() as u64 });
         ctx.nops.store(count as u32, Ordering::Release);
-        Ok(!queue.items.is_empty())
+        Ok(!queue.items.is_empty() || last.is_some())
     }
 
     /// The index of `file`'s descriptor in the stub; sends it if the stub has none.
@@ -205,7 +212,7 @@ impl Space {
 
     fn apply_all(&self) -> SysResult<()> {
         while self.dirty() {
-            self.fill(0)?;
+            self.fill(0, &mut None)?;
             self.process.run_ops()?;
             self.finish(0)?;
         }
@@ -291,6 +298,10 @@ impl AddressSpace for Space {
 
     fn vdso(&self) -> Option<Range<u64>> {
         Some(VDSO..VDSO + zygote::vdso_len())
+    }
+
+    fn rseq(&self) -> Option<RseqFeatures> {
+        host::rseq()
     }
 
     fn vsyscall(&self) -> Option<Range<u64>> {

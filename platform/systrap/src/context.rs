@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use abi::{Errno, SysResult};
-use platform::{Context, Exit, Interrupter, Prot, UserRegs};
+use platform::{Context, Exit, Interrupter, Prot, RseqArea, UserRegs};
 use stub::layout::{
     ACTION_EXIT, ACTION_FULL, ACTION_HOST, ACTION_MORE, ACTION_SET_FS, Ctx, Header, IDENT_CALLS, KIND_FAST, KIND_FULL, KIND_MORE,
-    KIND_SIGNAL, OP_CLOSE_RAW, OP_CPU_TIME, Op, RING_NR, SIGINTERRUPT, STATE_GUEST, STATE_PARKED, STATE_RING, TEXT, TEXT_SIZE,
+    KIND_SIGNAL, OP_CLOSE_RAW, OP_CPU_TIME, OP_RSEQ, Op, RING_NR, SIGINTERRUPT, STATE_GUEST, STATE_PARKED, STATE_RING, TEXT,
+    TEXT_SIZE,
 };
 use sync::Mutex;
 
@@ -18,6 +19,9 @@ use crate::process::Process;
 use crate::sites::Sites;
 use crate::spin::Spin;
 use crate::{host, zygote};
+
+/// Not in the libc crate.
+const RSEQ_FLAG_UNREGISTER: u32 = 1;
 
 /// Where the stub thread stands while the sentry works for it.
 #[derive(Clone, Copy)]
@@ -102,6 +106,8 @@ pub struct GuestContext {
     fs_base: u64,
     /// A batch of operations is on its way.
     batch: bool,
+    /// A restartable sequence to be registered before the guest runs again.
+    rseq: Option<Op>,
     sites: Box<Sites>,
     spin: Spin,
     /// What the stub was told last.
@@ -148,6 +154,7 @@ impl GuestContext {
             parked: true,
             fs_base: 0,
             batch: false,
+            rseq: None,
             sites: Box::default(),
             spin: Spin::default(),
             rounds: (0, 0),
@@ -384,7 +391,7 @@ impl GuestContext {
             action |= ACTION_SET_FS;
         }
         loop {
-            let Ok(more) = self.space.fill(self.slot) else { return Event::Dead };
+            let Ok(more) = self.space.fill(self.slot, &mut self.rseq) else { return Event::Dead };
             self.batch |= self.ctx().nops.load(Ordering::Relaxed) != 0;
             self.ctx().action.store(if more { ACTION_MORE } else { action }, Ordering::Release);
             self.answer();
@@ -458,10 +465,15 @@ impl GuestContext {
     }
 }
 
+fn rseq_op(area: RseqArea, flags: u32) -> Op {
+    Op { code: OP_RSEQ, prot: flags, addr: area.addr, len: area.len.into(), off: area.signature.into(), ..Op::default() }
+}
+
 impl Context for GuestContext {
     fn switch(&mut self, regs: &mut UserRegs) -> Exit {
         // A notified call can't carry operations: take the long way for those.
-        if matches!(self.stopped, Stopped::Notified(_)) && self.space.dirty() && !self.full(regs) {
+        let operations = self.rseq.is_some() || self.space.dirty();
+        if matches!(self.stopped, Stopped::Notified(_)) && operations && !self.full(regs) {
             return Exit::Dead;
         }
         if let Stopped::Frame(frame) = self.stopped
@@ -519,6 +531,16 @@ impl Context for GuestContext {
             return None;
         }
         Some(self.ctx().cpu_time.load(Ordering::Relaxed))
+    }
+
+    fn begin_rseq(&mut self, area: RseqArea) {
+        self.rseq = Some(rseq_op(area, 0));
+    }
+
+    fn end_rseq(&mut self, regs: &mut UserRegs, area: RseqArea) {
+        if self.rseq.take().is_none() && self.full(regs) {
+            self.run_op(rseq_op(area, RSEQ_FLAG_UNREGISTER));
+        }
     }
 
     fn interrupter(&self) -> Arc<dyn Interrupter> {

@@ -150,6 +150,9 @@ fn stub_rules(a: &mut Assembler, creator: bool) {
     a.ret_if(nr::SCHED_YIELD as u32, ALLOW);
     // A thread tells the sentry how much CPU time it has used (CLOCK_THREAD_CPUTIME_ID), which nobody else may ask the host.
     a.allow_with(nr::CLOCK_GETTIME, 0, &[3]);
+    // A thread's restartable sequence, which the kernel has a place in the guest's memory for. The host writes the number of the CPU there
+    // and reads where to go on, both as the thread itself could.
+    a.ret_if(nr::RSEQ as u32, ALLOW);
     // The end of a thread.
     a.ret_if(nr::EXIT as u32, ALLOW);
     if creator {

@@ -1,9 +1,11 @@
 //! Host system calls that no library wraps.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use abi::{Errno, SysResult};
+use platform::RseqFeatures;
 use sync::allowed_cpus;
 
 /// `struct seccomp_notif`
@@ -248,4 +250,22 @@ pub fn short_slices() {
     let attr = SchedAttr { size: size_of::<SchedAttr>() as u32, nice, runtime: SLICE_NS, ..SchedAttr::default() };
     // SAFETY: a structure of the size that it says, for the calling thread. A refusal changes nothing.
     unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
+}
+
+/// What the host's restartable sequences are; `None` where it has none. Asks once: to be called first before system calls are filtered.
+pub fn rseq() -> Option<RseqFeatures> {
+    const AT_RSEQ_FEATURE_SIZE: u64 = 27;
+    const AT_RSEQ_ALIGN: u64 = 28;
+    static FEATURES: OnceLock<Option<RseqFeatures>> = OnceLock::new();
+    *FEATURES.get_or_init(|| {
+        // SAFETY: flags that don't exist: EINVAL where the call does.
+        let result = unsafe { libc::syscall(libc::SYS_rseq, 0, 0, -1, 0) };
+        if result != -1 || std::io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) {
+            return None;
+        }
+        // SAFETY: reads what the host has given this process.
+        let value = |key| u32::try_from(unsafe { libc::getauxval(key) }).ok().filter(|value| *value != 0);
+        // Before Linux 6.3 it doesn't say: 20 bytes in use, 32 aligned.
+        Some(RseqFeatures { size: value(AT_RSEQ_FEATURE_SIZE).unwrap_or(20), align: value(AT_RSEQ_ALIGN).unwrap_or(32) })
+    })
 }

@@ -43,6 +43,7 @@ impl Systrap {
     /// What the host says; `EAGAIN` when the zygote did not come up.
     pub fn new(vdso: HostVdso) -> SysResult<Self> {
         sync::allowed_cpus();
+        host::rseq();
         host::short_slices();
         // Stubs are children that nobody waits for.
         // SAFETY: sets a disposition; no handler runs.

@@ -1,7 +1,8 @@
-//! futex(2).
+//! futex(2), and what else threads tell the kernel of themselves (rseq(2)).
 
 use abi::structs::Timespec;
 use abi::{Errno, SysResult, c, nr};
+use platform::RseqArea;
 use sync::{MonotonicNs, monotonic_ns};
 use task::{Current, FutexWord};
 use usermem::UserMemoryExt;
@@ -14,6 +15,7 @@ pub const ENTRIES: &[Entry] = &[
     full(nr::FUTEX, futex),
     full(nr::SET_ROBUST_LIST, set_robust_list),
     full(nr::GET_ROBUST_LIST, get_robust_list),
+    full(nr::RSEQ, rseq),
     full(nr::SET_TID_ADDRESS, |t, a| {
         t.task.lock().clear_child_tid = a[0];
         Ok(t.task.own_tid().cast_unsigned().into())
@@ -42,6 +44,12 @@ fn get_robust_list(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     t.mm.write_obj(len_at, &LIST_HEAD)?;
     t.mm.write_obj(head_at, &head)?;
     Ok(0)
+}
+
+fn rseq(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
+    let [addr, len, flags, signature, ..] = a;
+    let area = RseqArea { addr, len: uint(len), signature: uint(signature) };
+    t.rseq(area, int(flags)).map(|()| 0)
 }
 
 /// A number of waiters: a C `int`.

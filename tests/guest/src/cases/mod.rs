@@ -30,6 +30,7 @@ mod pidfd;
 mod pipe;
 mod process;
 mod ptrace;
+mod rseq;
 mod sched;
 mod seccomp;
 mod signal;
@@ -71,6 +72,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         pidfd::CASES,
         process::CASES,
         ptrace::CASES,
+        rseq::CASES,
         sched::CASES,
         seccomp::CASES,
         signal::CASES,
