@@ -29,6 +29,22 @@ pub struct Global {
     /// Say more about errors, and at the end which system calls were missed.
     #[arg(long, global = true)]
     pub debug: bool,
+    /// Append what there is to say for developers to this file: %ID%, %COMMAND% and %TIMESTAMP% stand for those; a name that ends in / is a
+    /// directory for such files.
+    #[arg(long, value_name = "FILE")]
+    pub debug_log: Option<String>,
+    /// Network of containers: none, sandbox (the kernel inside with interfaces of the container's network namespace), host.
+    #[arg(long, value_name = "KIND", default_value = "none")]
+    pub network: String,
+    /// Where writes go: none (to the host), root:memory or all:memory (kept in memory, and lost at the end; all: bind mounts too).
+    #[arg(long, value_name = "WHAT:WHERE", default_value = "none")]
+    pub overlay2: String,
+    /// What programs may do with Unix sockets of the host: none, open, create, all.
+    #[arg(long, value_name = "WHAT", default_value = "none")]
+    pub host_uds: String,
+    /// What programs may do with fifos of the host: none, open.
+    #[arg(long, value_name = "WHAT", default_value = "none")]
+    pub host_fifo: String,
     /// Write every system call of containers that are made.
     #[arg(long)]
     pub strace: bool,
@@ -63,6 +79,13 @@ pub enum Platform {
 pub enum LogFormat {
     Text,
     Json,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    Warning,
+    Info,
+    Debug,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -182,6 +205,24 @@ pub struct DockerArgs {
     /// Docker's configuration.
     #[arg(long, value_name = "FILE", default_value = docker::CONFIG)]
     pub config_file: PathBuf,
+}
+
+#[derive(Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["stacks", "ps", "log_level", "strace"])))]
+pub struct DebugArgs {
+    pub id: String,
+    /// Print what each task is doing, and the threads of the sandbox's kernel.
+    #[arg(long)]
+    pub stacks: bool,
+    /// List processes.
+    #[arg(long)]
+    pub ps: bool,
+    /// What the container says of itself at its end: `debug` adds the system calls that were missed.
+    #[arg(long, value_enum)]
+    pub log_level: Option<LogLevel>,
+    /// Write every system call to standard output until the container ends, or end that.
+    #[arg(long, value_enum)]
+    pub strace: Option<Switch>,
 }
 
 #[derive(Args)]
@@ -306,6 +347,20 @@ pub enum Command {
     },
     /// Change what a container may use.
     Update(Box<UpdateArgs>),
+    /// Not there: containers can't be saved.
+    #[command(hide = true)]
+    Checkpoint {
+        id: String,
+        #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+    /// Not there: containers can't be saved.
+    #[command(hide = true)]
+    Restore {
+        id: String,
+        #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// Print what this runtime can do, as JSON.
     Features,
     /// Write a config.json to start from.
@@ -317,12 +372,7 @@ pub enum Command {
         rootless: bool,
     },
     /// Look into a running container.
-    Debug {
-        id: String,
-        /// Write every system call to standard output until the container ends, or end that.
-        #[arg(long, value_enum)]
-        strace: Switch,
-    },
+    Debug(DebugArgs),
     /// Make palisade known to Docker as a runtime.
     Install {
         #[command(flatten)]
@@ -347,4 +397,36 @@ pub enum Command {
 pub enum Topic {
     /// List all system calls and how much of each is there.
     Syscalls,
+}
+
+impl Command {
+    /// Its name and the container that it is about, for the names of log files.
+    #[must_use]
+    pub fn name_and_id(&self) -> (&'static str, &str) {
+        match self {
+            Self::Do(_) => ("do", ""),
+            Self::Run { create, .. } => ("run", &create.id),
+            Self::Create(create) => ("create", &create.id),
+            Self::Start { id } => ("start", id),
+            Self::State { id } => ("state", id),
+            Self::Kill { id, .. } => ("kill", id),
+            Self::Delete { id, .. } => ("delete", id),
+            Self::List { .. } => ("list", ""),
+            Self::Exec(args) => ("exec", &args.id),
+            Self::Pause { id } => ("pause", id),
+            Self::Resume { id } => ("resume", id),
+            Self::Wait { id, .. } => ("wait", id),
+            Self::Ps { id, .. } => ("ps", id),
+            Self::Events { id, .. } => ("events", id),
+            Self::Update(args) => ("update", &args.id),
+            Self::Checkpoint { id, .. } => ("checkpoint", id),
+            Self::Restore { id, .. } => ("restore", id),
+            Self::Features => ("features", ""),
+            Self::Spec { .. } => ("spec", ""),
+            Self::Debug(args) => ("debug", &args.id),
+            Self::Install { .. } => ("install", ""),
+            Self::Uninstall { .. } => ("uninstall", ""),
+            Self::Help { .. } => ("help", ""),
+        }
+    }
 }

@@ -7,16 +7,20 @@ use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use boot::{BootConfig, BootError, Mount, Quota, Start, Stdio, Wire, Writes};
 use clap::Parser;
 use control::{Link, Process};
 use jail::{IdMaps, Signals};
-use oci::{BlockIo, Container, Cpu, CreateOptions, ExecOptions, Memory, Options, Pids, ProcessInfo, Refused, Resources};
+use oci::{BlockIo, Container, Cpu, CreateOptions, ExecOptions, Memory, Options, Overlay, Pids, ProcessInfo, Refused, Resources};
 use terminal::{Bridge, Child, Tty};
 
-use cli::{Cli, Command, CreateArgs, DoArgs, DockerArgs, ExecArgs, Format, Global, Rootless, Switch, Topic, UpdateArgs};
+use cli::{
+    Cli, Command, CreateArgs, DebugArgs, DoArgs, DockerArgs, ExecArgs, Format, Global, LogLevel, Rootless, Switch, Topic,
+    UpdateArgs,
+};
 
 /// The environment inside: what is given, and what every program expects.
 fn environment(given: Vec<String>) -> Vec<String> {
@@ -49,7 +53,7 @@ fn volume(text: &str) -> Result<Mount> {
     Ok(Mount::bind(target, PathBuf::from(source), writes))
 }
 
-fn run_do(args: DoArgs, strace: bool, debug: bool) -> Result<i32> {
+fn run_do(args: DoArgs, options: Options) -> Result<i32> {
     let mut mounts = BootConfig::usual_mounts();
     for text in &args.volume {
         mounts.push(volume(text)?);
@@ -63,12 +67,15 @@ fn run_do(args: DoArgs, strace: bool, debug: bool) -> Result<i32> {
         read_only: Vec::new(),
         propagation: None,
         hostname: None,
+        domainname: None,
+        sysctls: Vec::new(),
         process: Process { argv: args.command, env: environment(args.env), cwd: args.cwd, ..Process::default() },
         ids: IdMaps::default(),
         network: None,
         quota: Quota::default(),
-        strace: args.strace || strace,
-        debug,
+        strace: args.strace || options.strace,
+        debug: options.debug,
+        log: options.debug_log,
     };
     jail::block_signals();
     let (link, theirs) = Link::pair().context("cannot make a socket pair")?;
@@ -130,8 +137,18 @@ fn exec_options(args: ExecArgs) -> ExecOptions {
     }
 }
 
-fn options(global: &Global) -> Options {
-    Options {
+fn options(global: &Global, command: &Command) -> Result<Options> {
+    oci::check_network(&global.network)?;
+    oci::check_host_files(&global.host_uds, &global.host_fifo)?;
+    let debug_log = match &global.debug_log {
+        None => None,
+        Some(pattern) => {
+            let (name, id) = command.name_and_id();
+            let time = oci::now().replace(':', "");
+            Some(Arc::new(oci::open_debug_log(Path::new(&oci::debug_log(pattern, id, name, &time)))?))
+        }
+    };
+    Ok(Options {
         root: global.state_root.clone().unwrap_or_else(oci::state_root),
         systemd_cgroup: global.systemd_cgroup,
         ignore_cgroups: global.ignore_cgroups,
@@ -142,15 +159,33 @@ fn options(global: &Global) -> Options {
         },
         strace: global.strace,
         debug: global.debug,
-    }
+        overlay: Overlay::parse(&global.overlay2)?,
+        debug_log,
+    })
 }
 
-/// Does what is asked; returns the exit status.
+/// Does what is asked; returns the exit status. The log for developers is told what was asked, and how it went.
 fn execute(cli: Cli) -> Result<i32> {
-    let mut options = options(&cli.global);
+    let options = options(&cli.global, &cli.command)?;
+    let log = options.debug_log.clone();
+    let note = |text: &str| {
+        if let Some(log) = &log {
+            let _ = writeln!(&**log, "{} palisade[{}]: {text}", oci::now(), std::process::id());
+        }
+    };
+    note(&format!("{:?}", std::env::args_os().collect::<Vec<_>>()));
+    let result = perform(cli.command, options);
+    match &result {
+        Ok(status) => note(&format!("exit status {status}")),
+        Err(error) => note(&format!("error: {error:#}")),
+    }
+    result
+}
+
+fn perform(command: Command, mut options: Options) -> Result<i32> {
     let root = options.root.clone();
-    match cli.command {
-        Command::Do(args) => return run_do(args, options.strace, options.debug),
+    match command {
+        Command::Do(args) => return run_do(args, options),
         Command::Run { create, detach } => {
             options.strace |= create.strace;
             let id = create.id.clone();
@@ -176,12 +211,15 @@ fn execute(cli: Cli) -> Result<i32> {
         Command::Ps { id, .. } => print!("{}", processes(&oci::processes(&root, &id)?)),
         Command::Events { id, stats, interval } => oci::events(&root, &id, stats, interval, |event| println!("{event}"))?,
         Command::Update(args) => oci::update(&root, &args.id, &resources(&args)?)?,
+        Command::Checkpoint { .. } | Command::Restore { .. } => {
+            bail!("containers can't be saved and restored (pause and resume: palisade pause, resume)")
+        }
         Command::Features => println!("{}", serde_json::to_string_pretty(&oci::features())?),
         Command::Spec { bundle, rootless } => {
             let path = oci::write_spec(&bundle.unwrap_or_else(|| ".".into()), rootless)?;
             println!("{}", path.display());
         }
-        Command::Debug { id, strace } => oci::strace(&root, &id, strace == Switch::On)?,
+        Command::Debug(args) => debug(&root, &args)?,
         Command::Install { docker: DockerArgs { runtime, config_file }, flags } => {
             let program = std::fs::canonicalize("/proc/self/exe").context("cannot find this program's own file")?;
             let outcome = docker::install(&config_file, &runtime, &program, &flags)?;
@@ -200,6 +238,23 @@ fn execute(cli: Cli) -> Result<i32> {
         }
     }
     Ok(0)
+}
+
+/// Looks into a container: all that is asked for, the trace last, for it doesn't end by itself.
+fn debug(root: &Path, args: &DebugArgs) -> Result<()> {
+    if args.ps {
+        print!("{}", processes(&oci::processes(root, &args.id)?));
+    }
+    if args.stacks {
+        print!("{}", oci::stacks(root, &args.id)?);
+    }
+    if let Some(level) = args.log_level {
+        oci::set_log_level(root, &args.id, level == LogLevel::Debug)?;
+    }
+    if let Some(strace) = args.strace {
+        oci::strace(root, &args.id, strace == Switch::On)?;
+    }
+    Ok(())
 }
 
 /// Says what has become of Docker's configuration, and what is to be done.

@@ -10,6 +10,7 @@ mod locks;
 mod memory;
 mod mounts;
 mod netsys;
+mod oom;
 mod process;
 mod status;
 mod sysctl;

@@ -1,5 +1,8 @@
 //! /proc/sys/net: what the network's settings are. They can't be changed.
 
+use abi::{Errno, SysResult};
+
+use crate::Proc;
 use crate::system::{Entry, dir, file, text};
 
 /// The directories of each area.
@@ -15,9 +18,15 @@ const CORE: &[Entry] = &[
     file("netdev_max_backlog", 126, |_| text("1000\n")),
 ];
 
+/// A setting that is the network namespace's.
+fn unprivileged_ports(proc: &Proc) -> SysResult<Vec<u8>> {
+    let net = proc.caller().map_or_else(|| proc.kernel.ns.net.clone(), |task| task.lock().ns.net.clone());
+    net.text("ip_unprivileged_port_start").ok_or(Errno::ENOENT)
+}
+
 const IPV4: &[Entry] = &[
     file("ip_local_port_range", 130, |_| text("32768\t60999\n")),
-    file("ip_unprivileged_port_start", 131, |_| text("1024\n")),
+    file("ip_unprivileged_port_start", 131, unprivileged_ports),
     file("ip_default_ttl", 132, |_| text("64\n")),
     file("ip_forward", 133, |_| text("0\n")),
     file("ping_group_range", 134, |_| text("0\t2147483647\n")),

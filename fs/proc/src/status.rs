@@ -14,7 +14,7 @@ use usermem::{PAGE_SIZE, UserMemoryExt};
 use crate::memory::{self, map_lines};
 use crate::mounts;
 use crate::process::View;
-use crate::{Proc, TICK, userns};
+use crate::{Proc, TICK, oom, userns};
 
 /// Most that is read of arguments and environment.
 const MAX_STRINGS: u64 = 128 << 10;
@@ -59,7 +59,9 @@ pub static FILES: &[TextFile] = &[
     TextFile { name: "personality", number: 41, make: |_, _| Ok(b"00000000\n".to_vec()), ..TextFile::NONE },
     TextFile { name: "loginuid", number: 42, make: |_, _| Ok(b"4294967295".to_vec()), ..TextFile::NONE },
     TextFile { name: "sessionid", number: 43, make: |_, _| Ok(b"4294967295".to_vec()), ..TextFile::NONE },
-    TextFile { name: "oom_score", number: 44, make: |_, _| Ok(b"0\n".to_vec()), ..TextFile::NONE },
+    TextFile { name: "oom_score", number: 44, make: oom::score, ..TextFile::NONE },
+    TextFile { name: "oom_score_adj", number: 47, make: oom::adjustment, write: Some(oom::write_adjustment) },
+    TextFile { name: "oom_adj", number: 48, make: oom::old_adjustment, write: Some(oom::write_old_adjustment) },
     TextFile { name: "coredump_filter", number: 45, make: |_, _| Ok(b"00000033\n".to_vec()), ..TextFile::NONE },
     TextFile {
         name: "timerslack_ns",

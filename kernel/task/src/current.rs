@@ -252,6 +252,7 @@ impl Current {
     }
 
     fn park(&self, deadline: Option<MonotonicNs>) -> ParkResult {
+        self.tell_position();
         self.task.sleeping.store(true, Ordering::Relaxed);
         self.task.switches.fetch_add(1, Ordering::Relaxed);
         let result = self.task.parker.park(deadline);

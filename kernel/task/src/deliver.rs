@@ -48,6 +48,7 @@ impl Current {
     pub(crate) fn deliver_signals(&mut self) -> Option<i32> {
         self.task.attention.store(false, Ordering::SeqCst);
         self.disarm();
+        self.tell_position();
         loop {
             if let Some(status) = self.task.group.ending() {
                 return Some(status);

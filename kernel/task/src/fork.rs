@@ -264,6 +264,9 @@ impl Current {
             (own.clone(), self.task.tid(), request.exit_signal)
         };
         let group = Group::new(number.clone(), Some((&parent, parent_tid)), Some(own), own.job(), exit_signal);
+        for (new, old) in [(&group.oom_score_adj, &own.oom_score_adj), (&group.oom_score_adj_min, &own.oom_score_adj_min)] {
+            new.store(old.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
         if request.has(c::CLONE_VM) {
             own.shares_memory.store(true, Ordering::Relaxed);
             group.shares_memory.store(true, Ordering::Relaxed);

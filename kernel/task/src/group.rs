@@ -69,6 +69,9 @@ pub struct Group {
     pub(crate) has_had_threads: AtomicBool,
     /// Orphans among its descendants become its children (prctl(2), `PR_SET_CHILD_SUBREAPER`).
     pub child_subreaper: AtomicBool,
+    /// How likely it is to go when memory is up (proc_pid_oom_score_adj(5)), and how unlikely it can make itself.
+    pub oom_score_adj: AtomicI32,
+    pub oom_score_adj_min: AtomicI32,
     /// Who it was at its end.
     pub(crate) last_credentials: OnceLock<Arc<Credentials>>,
     /// Who outside is told of its end.
@@ -146,6 +149,8 @@ impl Group {
             execed: AtomicBool::new(parent.is_none()),
             has_had_threads: AtomicBool::new(false),
             child_subreaper: AtomicBool::new(false),
+            oom_score_adj: AtomicI32::new(0),
+            oom_score_adj_min: AtomicI32::new(0),
             last_credentials: OnceLock::new(),
             on_exit: Mutex::default(),
             on_stop: OnceLock::new(),

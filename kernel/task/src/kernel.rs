@@ -67,6 +67,8 @@ pub struct ProcessRequest {
     pub limits: Vec<(usize, Rlimit)>,
     /// Called with the process before it runs.
     pub prepare: Option<Prepare>,
+    /// oom_score_adj (proc_pid_oom_score_adj(5))
+    pub oom_score_adj: i32,
     /// Called when it ends; not for the first process, see [`Kernel::wait_init`].
     pub on_exit: Option<OnExit>,
 }
@@ -134,9 +136,13 @@ pub struct Kernel {
     pub forks: AtomicU64,
     pub trace: Trace,
     pub quota: Quota,
+    /// Processes killed because memory was up.
+    pub oom_kills: AtomicU64,
     /// No task runs programs.
     pub(crate) paused: AtomicBool,
     pub worker: Worker,
+    /// The first process's number, while others run before it.
+    first: Mutex<Option<Arc<Pid>>>,
     init_status: OnceLock<i32>,
     done: Parker,
 }
@@ -173,8 +179,10 @@ impl Kernel {
             forks: AtomicU64::new(0),
             trace: Trace::default(),
             quota: Quota::default(),
+            oom_kills: AtomicU64::new(0),
             paused: AtomicBool::new(false),
             worker: Worker::default(),
+            first: Mutex::default(),
             init_status: OnceLock::new(),
             done: Parker::default(),
         })
@@ -219,11 +227,14 @@ impl Kernel {
         }
         let regs = UserRegs { rip: image.entry, rsp: image.stack, eflags: 0x202, ..UserRegs::default() };
         let context = image.mm.aspace().clone().new_context(&regs, None)?;
-        let number = self.new_pid(&self.ns.pid_for_children, &[])?;
+        // Who ends the sandbox by its end is its first process.
+        let reserved = if request.on_exit.is_none() { self.first.lock().take() } else { None };
+        let number = reserved.map_or_else(|| self.new_pid(&self.ns.pid_for_children, &[]), Ok)?;
         let pid = number.global();
         let charge = Task::charge_process(&who, u64::MAX)?;
         let job = self.jobs.lock().new_session(&number);
         let group = Group::new(number.clone(), None, None, job, 0);
+        group.oom_score_adj.store(request.oom_score_adj, Ordering::Relaxed);
         request.on_exit.into_iter().for_each(|on_exit| group.on_exit(on_exit));
         for (resource, limit) in request.limits {
             if let Some(slot) = group.limits.lock().get_mut(resource) {
@@ -246,11 +257,29 @@ impl Kernel {
         Ok(pid)
     }
 
+    /// Lets programs run before the first process, whose number they don't get.
+    ///
+    /// # Errors
+    /// As [`PidNamespace::new_pid`].
+    pub fn reserve_first(&self) -> SysResult<()> {
+        let mut first = self.first.lock();
+        if first.is_none() {
+            *first = Some(self.new_pid(&self.ns.pid_for_children, &[])?);
+        }
+        Ok(())
+    }
+
     /// Stops all programs where they are, or lets them go on. What a task does in the kernel it still finishes.
     pub fn pause(&self, on: bool) {
         self.paused.store(on, Ordering::SeqCst);
         let tasks: Vec<_> = self.tasks.lock().values().cloned().collect();
         tasks.iter().for_each(|task| task.kick());
+    }
+
+    /// Whether it keeps programs from running.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
     }
 
     /// Waits until the first process ends; returns its wait status.

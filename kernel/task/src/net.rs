@@ -19,7 +19,7 @@ pub trait NetNamespace: Send + Sync + Any {
     /// Names of the files of /proc/net.
     fn files(&self) -> &'static [&'static str];
 
-    /// The content of one of them.
+    /// The content of one of them, or of a setting in /proc/sys/net (`ip_unprivileged_port_start`).
     fn text(&self, name: &str) -> Option<Vec<u8>>;
 
     /// Access to the concrete type.

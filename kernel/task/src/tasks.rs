@@ -18,6 +18,7 @@ use crate::group::Group;
 use crate::kernel::Kernel;
 use crate::ns::{Namespaces, Pid};
 use crate::pending::Pending;
+use crate::position::Position;
 use crate::ptrace::{Stop, Tracee};
 use crate::sched::Scheduling;
 use crate::seccomp::Filters;
@@ -114,6 +115,7 @@ pub struct Task {
     /// Time in its program, in nanoseconds, when it was last asked for; measured all the time once somebody else wants to know.
     pub(crate) user_time: AtomicU64,
     pub(crate) timed: AtomicBool,
+    pub(crate) position: Position,
     /// Page faults handled, and how often it has slept.
     pub(crate) faults: AtomicU64,
     pub(crate) switches: AtomicU64,
@@ -183,6 +185,7 @@ impl Task {
             clock: OnceLock::new(),
             user_time: AtomicU64::new(0),
             timed: AtomicBool::new(false),
+            position: Position::default(),
             faults: AtomicU64::new(0),
             switches: AtomicU64::new(0),
         })

@@ -149,6 +149,7 @@ impl NetNamespace for Namespace {
     fn text(&self, name: &str) -> Option<Vec<u8>> {
         match name {
             "unix" => Some(self.unix.text()),
+            "ip_unprivileged_port_start" => Some(format!("{}\n", self.inet.privileged_ports()).into_bytes()),
             "sockstat" => Some(
                 [format!("sockets: used {}\n", self.unix.count() + self.inet.count()).into_bytes(), self.inet.text(name)?]
                     .concat(),

@@ -101,6 +101,12 @@ pub trait Platform: Send + Sync {
     /// Addresses that guests may use.
     fn user_range(&self) -> Range<u64>;
 
+    /// Waits until the host has ended what some address space runs in, for whatever reason. For one thread only.
+    fn wait_for_death(&self);
+
+    /// Whether new address spaces can be made: not when the host has killed what they are made from.
+    fn is_alive(&self) -> bool;
+
     /// Makes every CPU that runs guest code execute a full memory barrier and a serializing instruction before it returns.
     ///
     /// # Errors
@@ -174,6 +180,9 @@ pub trait AddressSpace: Send + Sync {
 
     /// Ends all guest threads of this address space at once: their contexts come back with [`Exit::Dead`].
     fn kill(&self);
+
+    /// Whether guest threads can still run: not when the host has killed what they run in.
+    fn is_alive(&self) -> bool;
 
     /// CPU time that guest code in this address space has used, in nanoseconds.
     fn cpu_time(&self) -> u64;

@@ -221,6 +221,10 @@ impl Space {
 }
 
 impl AddressSpace for Space {
+    fn is_alive(&self) -> bool {
+        self.process.alive()
+    }
+
     fn map(&self, addr: u64, len: u64, file: &Arc<HostFile>, offset: u64, prot: Prot, kind: MapKind) {
         self.push_map(addr, len, file, offset, prot, kind, false);
     }

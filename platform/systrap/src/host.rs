@@ -109,6 +109,37 @@ pub fn is_child(pidfd: &OwnedFd) -> bool {
     }
 }
 
+/// Children need not be waited for. Their end is told by a signal nevertheless, which waits for [`wait_for_child`]. Call while there is one thread.
+pub fn disown_children() {
+    // SAFETY: zeroed structures are valid; no handler runs.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = libc::SIG_DFL;
+        action.sa_flags = libc::SA_NOCLDWAIT | libc::SA_NOCLDSTOP;
+        libc::sigaction(libc::SIGCHLD, &raw const action, std::ptr::null_mut());
+        let children = child_set();
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const children, std::ptr::null_mut());
+    }
+}
+
+fn child_set() -> libc::sigset_t {
+    // SAFETY: initialises a local.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        set
+    }
+}
+
+/// Waits until some child ends.
+pub fn wait_for_child() {
+    let set = child_set();
+    let mut signo = 0;
+    // SAFETY: a valid set and a local.
+    while unsafe { libc::sigwait(&raw const set, &raw mut signo) } != 0 {}
+}
+
 /// Sends a signal to one thread. It may be gone already.
 pub fn tgkill(pid: i32, tid: i32, signo: i32) {
     // SAFETY: plain numbers.

@@ -45,9 +45,7 @@ impl Systrap {
         sync::allowed_cpus();
         host::rseq();
         host::short_slices();
-        // Stubs are children that nobody waits for.
-        // SAFETY: sets a disposition; no handler runs.
-        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+        host::disown_children();
         let needed = libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED | libc::MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED;
         let barriers = host::membarrier(libc::MEMBARRIER_CMD_QUERY).is_ok_and(|has| has & needed == needed);
         Ok(Self { zygote: zygote::spawn(vdso)?, barriers })
@@ -61,6 +59,14 @@ impl Platform for Systrap {
 
     fn user_range(&self) -> Range<u64> {
         USER
+    }
+
+    fn wait_for_death(&self) {
+        host::wait_for_child();
+    }
+
+    fn is_alive(&self) -> bool {
+        self.zygote.alive()
     }
 
     fn barrier(&self) -> SysResult<()> {

@@ -23,6 +23,8 @@ pub struct Stats {
     pub memory_peak: u64,
     pub memory_cache: u64,
     pub memory_failures: u64,
+    /// Processes that the host has killed because memory was up.
+    pub oom_kills: u64,
 }
 
 fn number(dir: &Path, file: &str) -> u64 {
@@ -55,6 +57,7 @@ impl Cgroup {
             (stats.memory, stats.memory_limit) = (number(dir, "memory.current"), number(dir, "memory.max"));
             (stats.memory_peak, stats.memory_cache) = (number(dir, "memory.peak"), field(dir, "memory.stat", "file"));
             stats.memory_failures = field(dir, "memory.events", "max");
+            stats.oom_kills = field(dir, "memory.events", "oom_kill");
             return stats;
         }
         if let Some(dir) = self.dir("cpuacct") {
@@ -72,6 +75,7 @@ impl Cgroup {
             stats.memory_limit = number(dir, "memory.limit_in_bytes");
             stats.memory_peak = number(dir, "memory.max_usage_in_bytes");
             stats.memory_failures = number(dir, "memory.failcnt");
+            stats.oom_kills = field(dir, "memory.oom_control", "oom_kill");
             stats.memory_cache = field(dir, "memory.stat", "cache");
         }
         stats

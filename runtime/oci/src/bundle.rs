@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use boot::{BootConfig, Quota, Writes};
+use boot::{BootConfig, Quota};
 use jail::{IdMap, IdMaps};
 
 use crate::spec::{IdMapping, List, Spec};
@@ -48,29 +48,55 @@ fn config(bundle: &Path, spec: &Spec, options: &Options) -> Result<BootConfig> {
         hooks::check("poststart", &given.poststart)?;
         hooks::check("poststop", &given.poststop)?;
     }
+    check_rest(&linux)?;
     let ids = IdMaps { uids: maps(&linux.uid_mappings), gids: maps(&linux.gid_mappings) };
     if ids.uids.is_empty() != ids.gids.is_empty() {
         bail!("linux.uidMappings, linux.gidMappings: one without the other");
     }
     let root = spec.root.as_ref().context("root: missing")?;
     let resources = linux.resources.clone().unwrap_or_default();
+    let mut mounts = mounts::convert(bundle, spec)?;
+    options.overlay.apply(&mut mounts);
     Ok(BootConfig {
         root: bundle.join(&root.path),
-        writes: if root.readonly { Writes::No } else { Writes::ToHost },
-        mounts: mounts::convert(bundle, spec)?,
+        writes: options.overlay.root(root.readonly),
+        mounts,
         devices: mounts::devices(spec)?,
         masked: mounts::paths("maskedPaths", &linux.masked_paths)?,
         read_only: mounts::paths("readonlyPaths", &linux.readonly_paths)?,
         propagation: mounts::root_propagation(spec)?,
         hostname: spec.hostname.clone(),
+        domainname: spec.domainname.clone(),
+        sysctls: sysctls(spec)?,
         process,
         ids,
         network: network(spec)?,
         quota: Quota { tasks: resources.task_limit(), memory: resources.memory_limit(), cpus: resources.processors() },
         strace: options.strace,
         debug: options.debug,
+        log: options.debug_log.clone(),
     })
-    .and_then(|config| sysctls(spec).map(|()| config))
+}
+
+/// Refuses what can't be honoured, lest anybody rely on it.
+fn check_rest(linux: &spec::Linux) -> Result<()> {
+    for (clock, offset) in linux.time_offsets.iter().flatten() {
+        if (offset.secs, offset.nanosecs) != (0, 0) {
+            bail!("linux.timeOffsets.{clock}: there are no time namespaces: clocks are the host's");
+        }
+    }
+    if let Some(personality) = &linux.personality {
+        if personality.domain != "LINUX" {
+            bail!("linux.personality.domain: {:?}: there are only 64-bit programs (LINUX)", personality.domain);
+        }
+        if let Some(flag) = personality.flags.iter().flatten().next() {
+            bail!("linux.personality.flags: {flag:?} is unknown");
+        }
+    }
+    if linux.intel_rdt.is_some() {
+        bail!("linux.intelRdt: can't be honoured");
+    }
+    Ok(())
 }
 
 /// The network namespace to join. Other namespaces of the host mean nothing inside: a sandbox has its own of each kind.
@@ -91,18 +117,21 @@ fn network(spec: &Spec) -> Result<Option<PathBuf>> {
     Ok(network)
 }
 
-/// Refuses what isn't a container's to set.
-fn sysctls(spec: &Spec) -> Result<()> {
-    for name in spec.linux.iter().flat_map(|linux| linux.sysctl.iter().flatten()).map(|(name, _)| name) {
-        let name = name.replace('/', ".");
+/// Settings of the kernel inside. Refused is what isn't a container's to set.
+fn sysctls(spec: &Spec) -> Result<Vec<(String, String)>> {
+    let mut all = Vec::new();
+    for (given, value) in spec.linux.iter().flat_map(|linux| linux.sysctl.iter().flatten()) {
+        let name = given.replace('/', ".");
         let known = NAMESPACED.iter().any(|prefix| name.starts_with(prefix));
         if !known
-            && !["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.domainname"].contains(&name.as_str())
+            && !["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.hostname", "kernel.domainname"]
+                .contains(&name.as_str())
         {
             bail!("linux.sysctl: {name:?} isn't a container's to set");
         }
+        all.push((given.clone(), value.clone()));
     }
-    Ok(())
+    Ok(all)
 }
 
 /// Writes a `config.json` to start from, as `runc spec` does.

@@ -137,8 +137,8 @@ fn build(options: &Options, container: &mut Container, spec: &Spec, config: &Boo
 /// As `create` and `start`.
 pub fn run(options: &Options, id: &str, create: &CreateOptions, detach: bool) -> Result<i32> {
     let mut bridge = None;
-    let (mut container, guard, connection) = make(options, id, create, (!detach).then_some(&mut bridge))?;
-    if let Err(error) = lifecycle::start_on(&mut container, &connection) {
+    let (container, guard, connection) = make(options, id, create, (!detach).then_some(&mut bridge))?;
+    if let Err(error) = lifecycle::start_on(&container, &connection) {
         let _ = lifecycle::destroy(&container);
         return Err(error);
     }

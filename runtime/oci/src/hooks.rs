@@ -9,8 +9,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use control::{Process, Request, Response};
+
+use crate::lifecycle;
 use crate::spec::{Hook, List};
 use crate::state::Container;
+
+/// What a pipe holds (pipe(7)).
+const PIPE: usize = 65_536;
 
 /// Checks hooks before anything is made.
 ///
@@ -124,6 +130,54 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
             finish(child)
         }
     }
+}
+
+/// Runs hooks as programs of the container, with the rights of its first one, before that.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_as_programs(name: &str, hooks: &List<Hook>, container: &Container, first: &Process) -> Result<()> {
+    for (i, hook) in hooks.iter().flatten().enumerate() {
+        run_program(hook, container, first).with_context(|| format!("hooks.{name}[{i}]: {}", hook.path.display()))?;
+    }
+    Ok(())
+}
+
+fn run_program(hook: &Hook, container: &Container, first: &Process) -> Result<()> {
+    let path = hook.path.display().to_string();
+    let mut argv = hook.args.clone().unwrap_or_default();
+    // The program is what is looked for by its first argument.
+    match argv.first_mut() {
+        Some(name) => *name = path,
+        None => argv.push(path),
+    }
+    let process = Process { argv, env: hook.env.clone().unwrap_or_default(), cwd: "/".into(), terminal: None, ..first.clone() };
+    let state = serde_json::to_vec(&container.json())?;
+    let (stdin, mut feed) = std::io::pipe()?;
+    let (mut said, output) = std::io::pipe()?;
+    // It fits into a pipe, or a hook that doesn't read would be waited for.
+    feed.write_all(state.get(..state.len().min(PIPE)).unwrap_or_default())?;
+    drop(feed);
+    let connection = lifecycle::connect(container)?;
+    connection.set_patience(hook.timeout.and_then(|timeout| u64::try_from(timeout).ok()).map(Duration::from_secs))?;
+    let fds = [stdin.as_fd(), output.as_fd(), output.as_fd()];
+    lifecycle::ask(container, &connection, &Request::Hook(Box::new(process)), &fds)?;
+    drop((stdin, output));
+    let status = match connection.receive::<Response>() {
+        Ok((Response::Exited { status }, _)) => status,
+        Ok((other, _)) => bail!("unexpected answer {other:?}"),
+        // The program goes with the connection.
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => bail!("not done after {} s", hook.timeout.unwrap_or(0)),
+        Err(error) => return Err(error).context("the container has ended"),
+    };
+    if status == 0 {
+        return Ok(());
+    }
+    let mut text = Vec::new();
+    // What it has started may still have the other end: what is there is enough.
+    rustix::io::ioctl_fionbio(&said, true)?;
+    let _ = said.read_to_end(&mut text);
+    bail!("exit status {status}: {}", String::from_utf8_lossy(&text).trim().replace('\n', "; "))
 }
 
 fn finish(child: Child) -> Result<()> {

@@ -1,6 +1,6 @@
 //! What is done to containers that are there: start, kill, pause, wait, delete.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use cgroup::Resources;
 use control::{Connection, Request, Response, Target};
 use rustix::process::Signal;
 
-use crate::hooks;
 use crate::state::{Container, NotFound, Status};
+use crate::{hooks, process};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -57,12 +57,12 @@ pub fn ask(container: &Container, connection: &Connection, request: &Request, fd
 }
 
 /// Sends a request that is answered by `Done`.
-fn order(container: &Container, connection: &Connection, request: &Request) -> Result<()> {
+pub fn order(container: &Container, connection: &Connection, request: &Request) -> Result<()> {
     order_with(container, connection, request, &[])
 }
 
 /// The same, with descriptors.
-fn order_with(container: &Container, connection: &Connection, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
+pub fn order_with(container: &Container, connection: &Connection, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
     match ask(container, connection, request, fds)? {
         Response::Done => Ok(()),
         other => bail!("unexpected answer {other:?}"),
@@ -70,10 +70,18 @@ fn order_with(container: &Container, connection: &Connection, request: &Request,
 }
 
 /// Runs the program of a container that is locked and has been created.
-pub fn start_on(container: &mut Container, connection: &Connection) -> Result<()> {
+pub fn start_on(container: &Container, connection: &Connection) -> Result<()> {
+    let given = &container.record.hooks.start_container;
+    if given.as_ref().is_some_and(|hooks| !hooks.is_empty()) {
+        let run = process::of_bundle(&container.record.bundle)
+            .and_then(|first| hooks::run_as_programs("startContainer", given, container, &first));
+        if run.is_err() {
+            container.terminate()?;
+        }
+        run?;
+    }
     order(container, connection, &Request::Start)?;
-    container.become_status(Status::Running)?;
-    hooks::run_regardless("poststart", &container.record.hooks.poststart.clone(), container);
+    hooks::run_regardless("poststart", &container.record.hooks.poststart, container);
     Ok(())
 }
 
@@ -82,10 +90,9 @@ pub fn start_on(container: &mut Container, connection: &Connection) -> Result<()
 /// # Errors
 /// When it isn't in that state, or its program can't be run.
 pub fn start(root: &Path, id: &str) -> Result<()> {
-    let (mut container, _guard) = Container::lock(root, id)?;
+    let (container, _guard) = Container::lock(root, id)?;
     container.require(&[Status::Created], "start")?;
-    let connection = connect(&container)?;
-    start_on(&mut container, &connection)
+    start_on(&container, &connect(&container)?)
 }
 
 /// Sends a signal to a container's first process, or to all of them.
@@ -118,14 +125,13 @@ pub fn kill(root: &Path, id: &str, signo: i32, all: bool) -> Result<()> {
 /// # Errors
 /// When it isn't running, or isn't paused.
 pub fn pause(root: &Path, id: &str, on: bool) -> Result<()> {
-    let (mut container, _guard) = Container::lock(root, id)?;
+    let (container, _guard) = Container::lock(root, id)?;
     if on {
         container.require(&[Status::Running], "pause")?;
     } else {
         container.require(&[Status::Paused], "resume")?;
     }
-    order(&container, &connect(&container)?, if on { &Request::Pause } else { &Request::Resume })?;
-    container.become_status(if on { Status::Paused } else { Status::Running })
+    order(&container, &connect(&container)?, if on { &Request::Pause } else { &Request::Resume })
 }
 
 /// Waits for the end of a container, or of one process in it; returns the exit status.
@@ -197,23 +203,4 @@ pub fn update(root: &Path, id: &str, resources: &Resources) -> Result<()> {
     };
     order(&container, &connect(&container)?, &request)?;
     container.save()
-}
-
-/// Writes the system calls of a container to standard output, until it ends or another call switches it off; or switches it off.
-///
-/// # Errors
-/// When it isn't running.
-pub fn strace(root: &Path, id: &str, on: bool) -> Result<()> {
-    let container = Container::load(root, id)?;
-    let connection = connect(&container)?;
-    if !on {
-        return order(&container, &connection, &Request::Trace(false));
-    }
-    let (mut reader, writer) = std::io::pipe()?;
-    // The sandbox must not wait for us for ever: we may be stopped.
-    rustix::io::ioctl_fionbio(&writer, true)?;
-    order_with(&container, &connection, &Request::Trace(true), &[writer.as_fd()])?;
-    drop(writer);
-    std::io::copy(&mut reader, &mut std::io::stdout())?;
-    Ok(())
 }

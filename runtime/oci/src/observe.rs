@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use control::{ProcessInfo, Request, Response, Stats};
+use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 
 use crate::lifecycle::{ask, connect};
@@ -110,7 +111,20 @@ fn without_cgroup(pid: i32) -> cgroup::Stats {
     }
 }
 
-/// Prints statistics, once or for as long as the container lives.
+/// Kills inside because memory was up.
+fn oom_kills(container: &Container) -> Option<u64> {
+    let inside = match ask(container, &connect(container).ok()?, &Request::Stats, &[]) {
+        Ok(Response::Stats(stats)) => stats.oom_kills,
+        _ => return None,
+    };
+    Some(inside)
+}
+
+fn host_oom_kills(container: &Container) -> u64 {
+    container.record.cgroup.as_ref().map_or(0, |cgroup| cgroup.stats().oom_kills)
+}
+
+/// Prints statistics, once or for as long as the container lives; then also, as soon as that is noticed, that memory was up.
 ///
 /// # Errors
 /// When it isn't running.
@@ -119,12 +133,26 @@ pub fn events(root: &Path, id: &str, once: bool, interval: Duration, mut print: 
     if once {
         return Ok(());
     }
+    let container = Container::load(root, id)?;
+    let oom = json!({ "type": "oom", "id": id });
+    // The sandbox tells of its end, or closes the connection when it is killed.
+    let end = connect(&container)?;
+    end.send(&Request::Wait { pid: None }, &[])?;
+    // Inside, and by the host.
+    let mut known = (0, 0);
     loop {
-        std::thread::sleep(interval);
-        match stats(root, id) {
-            Ok(stats) => print(&stats),
-            // It has ended.
-            Err(_) => return Ok(()),
+        let pause = rustix::event::Timespec::try_from(interval)?;
+        let ended = poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&pause)).is_ok_and(|count| count > 0);
+        let now = if ended { None } else { oom_kills(&container) };
+        let inside = now.or_else(|| container.oom_kills()).unwrap_or(known.0);
+        let now = (inside, host_oom_kills(&container));
+        if now.0 > known.0 || now.1 > known.1 {
+            print(&oom);
+        }
+        known = now;
+        match (ended, stats(root, id)) {
+            (false, Ok(stats)) => print(&stats),
+            _ => return Ok(()),
         }
     }
 }

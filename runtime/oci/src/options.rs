@@ -1,9 +1,13 @@
 //! What applies to all commands: the global options of the command line.
 
+use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Result;
 use cgroup::Resources;
+
+use crate::policy::Overlay;
 
 /// Global options.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +22,10 @@ pub struct Options {
     pub rootless: Option<bool>,
     /// Write every system call.
     pub strace: bool,
+    /// Where writes go.
+    pub overlay: Overlay,
+    /// Where the sandbox writes its trace and what it has to say at the end: standard error if nowhere else.
+    pub debug_log: Option<Arc<File>>,
     /// Say at the end which system calls were missed.
     pub debug: bool,
 }

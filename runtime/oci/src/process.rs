@@ -122,6 +122,19 @@ pub fn convert(process: &spec::Process) -> Result<Process> {
     checked(process).map_err(|error| anyhow::anyhow!("process.{error:#}"))
 }
 
+/// The first program of a bundle.
+///
+/// # Errors
+/// When the configuration has none, or one that can't be run.
+pub fn of_bundle(bundle: &Path) -> Result<Process> {
+    let spec: spec::Spec = spec::read(&bundle.join("config.json"))?;
+    let mut process = convert(spec.process.as_ref().context("process: missing")?)?;
+    if let Some(profile) = spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref()) {
+        process.seccomp = crate::seccomp::compile(profile)?;
+    }
+    Ok(process)
+}
+
 fn checked(process: &spec::Process) -> Result<Process> {
     let argv = process.args.clone().filter(|args| !args.is_empty()).context("args: missing or empty")?;
     let text = |what: &str, texts: &[String]| match texts.iter().find(|text| text.contains('\0')) {
@@ -137,6 +150,12 @@ fn checked(process: &spec::Process) -> Result<Process> {
     let adjust = process.oom_score_adj;
     if adjust.is_some_and(|adjust| !(-1000..=1000).contains(&adjust)) {
         bail!("oomScoreAdj: {} isn't between -1000 and 1000", adjust.unwrap_or(0));
+    }
+    // Programs run when the host lets them.
+    for (name, given) in [("scheduler", &process.scheduler), ("ioPriority", &process.io_priority)] {
+        if given.is_some() {
+            bail!("{name}: can't be honoured: the host schedules (limit CPUs and block I/O by linux.resources)");
+        }
     }
     let size = process.console_size.map_or_else(WindowSize::default, |size| WindowSize {
         rows: size.height,

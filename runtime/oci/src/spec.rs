@@ -19,6 +19,7 @@ pub struct Spec {
     pub process: Option<Process>,
     pub root: Option<Root>,
     pub hostname: Option<String>,
+    pub domainname: Option<String>,
     pub mounts: List<Mount>,
     pub hooks: Option<Hooks>,
     pub annotations: Option<BTreeMap<String, String>>,
@@ -49,6 +50,9 @@ pub struct Process {
     #[serde(default)]
     pub no_new_privileges: bool,
     pub oom_score_adj: Option<i32>,
+    /// What can't be honoured is only looked for.
+    pub scheduler: Option<serde_json::Value>,
+    pub io_priority: Option<serde_json::Value>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -134,6 +138,24 @@ pub struct Linux {
     pub rootfs_propagation: Option<String>,
     pub masked_paths: List<String>,
     pub readonly_paths: List<String>,
+    pub time_offsets: Option<BTreeMap<String, TimeOffset>>,
+    pub personality: Option<Personality>,
+    /// What can't be honoured is only looked for.
+    pub intel_rdt: Option<serde_json::Value>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct TimeOffset {
+    #[serde(default)]
+    pub secs: i64,
+    #[serde(default)]
+    pub nanosecs: u32,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Personality {
+    pub domain: String,
+    pub flags: List<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

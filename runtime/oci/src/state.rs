@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use cgroup::{Cgroup, Resources};
-use control::Connection;
+use control::{Connection, Request, Response};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,9 @@ const EXIT_STATUS: &str = "exit-status";
 
 /// How long another command may hold the lock.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a sandbox may take to say how far it is.
+const STATUS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where state is kept unless said otherwise.
 #[must_use]
@@ -65,7 +68,8 @@ impl std::fmt::Display for Status {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
     pub id: String,
-    /// What the last command has left; a process that is gone says more.
+    /// `creating`, or `created` and anything after: how far it is then its sandbox knows. Commands that are killed, and full disks, can't make
+    /// it wrong that way.
     pub status: Status,
     /// The sandbox's process; 0 before there is one.
     pub pid: i32,
@@ -283,7 +287,24 @@ impl Container {
             Status::Creating if matches!(lock(&self.dir, Duration::ZERO), Ok(None)) => Status::Creating,
             Status::Creating => Status::Stopped,
             _ if !self.alive() => Status::Stopped,
-            status => status,
+            _ => self.ask_status(),
+        }
+    }
+
+    /// How far a sandbox that lives is.
+    fn ask_status(&self) -> Status {
+        let asked = self.connect().and_then(|connection| {
+            connection.set_patience(Some(STATUS_PATIENCE))?;
+            connection.send(&Request::Status, &[])?;
+            Ok(connection.receive::<Response>()?.0)
+        });
+        match asked {
+            Ok(Response::Status { started: false, .. }) => Status::Created,
+            Ok(Response::Status { paused: true, .. }) => Status::Paused,
+            // It takes no requests any more: about to end, or killed meanwhile.
+            Err(_) if !self.alive() => Status::Stopped,
+            // Or it is stopped itself, and can't say.
+            _ => Status::Running,
         }
     }
 
@@ -341,7 +362,20 @@ impl Container {
     /// The exit status that the sandbox has left: none if it was killed.
     #[must_use]
     pub fn exit_status(&self) -> Option<i32> {
-        fs::read_to_string(self.dir.join(EXIT_STATUS)).ok()?.trim().parse().ok()
+        self.end()?.0.try_into().ok()
+    }
+
+    /// How many of its processes were killed because memory was up: of a sandbox that has ended by itself.
+    #[must_use]
+    pub fn oom_kills(&self) -> Option<u64> {
+        self.end()?.1.try_into().ok()
+    }
+
+    /// What the sandbox has left at its end.
+    fn end(&self) -> Option<(i64, i64)> {
+        let text = fs::read_to_string(self.dir.join(EXIT_STATUS)).ok()?;
+        let (status, kills) = text.trim().split_once(' ')?;
+        Some((status.parse().ok()?, kills.parse().ok()?))
     }
 
     /// A handle of the sandbox's process, if it lives.

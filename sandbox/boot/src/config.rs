@@ -1,6 +1,8 @@
 //! What to run.
 
+use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use abi::c;
 use control::Process;
@@ -104,6 +106,9 @@ pub struct BootConfig {
     /// What the root tells and is told.
     pub propagation: Option<(Propagation, bool)>,
     pub hostname: Option<String>,
+    pub domainname: Option<String>,
+    /// Settings of the kernel inside (sysctl(8)), and their values.
+    pub sysctls: Vec<(String, String)>,
     /// The first program.
     pub process: Process,
     /// Users and groups of the host that exist inside.
@@ -115,6 +120,8 @@ pub struct BootConfig {
     pub strace: bool,
     /// Say at the end which system calls were missed.
     pub debug: bool,
+    /// Where the trace and what is said at the end go; `None`: to standard error.
+    pub log: Option<Arc<File>>,
 }
 
 impl BootConfig {

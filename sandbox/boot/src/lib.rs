@@ -8,6 +8,8 @@ mod processes;
 mod program;
 mod sentry;
 mod server;
+mod stacks;
+mod sysctl;
 mod trace;
 mod tree;
 
@@ -138,6 +140,7 @@ fn in_network(path: &Path, fork: impl FnOnce() -> Result<Option<i32>, BootError>
 fn child(config: &BootConfig, mounts: Vec<tree::Prepared>, mut stream: UnixStream, start: Start, mut stdio: Stdio) -> i32 {
     let mut keep: Vec<RawFd> = vec![0, 1, 2, stream.as_raw_fd()];
     keep.extend(mounts.iter().filter_map(tree::Prepared::raw_fd));
+    keep.extend(config.log.iter().map(AsRawFd::as_raw_fd));
     if let Start::WhenTold { listener, status } = &start {
         keep.extend([listener.as_raw_fd(), status.as_raw_fd()]);
     }

@@ -11,14 +11,27 @@ use vfs::Inode;
 /// Longest text that is read.
 const MAX_TEXT: usize = 64 << 10;
 
-/// A file of /proc/pid.
-fn text(proc: &Arc<dyn Inode>, pid: i32, name: &str) -> Option<String> {
-    let dir = proc.clone().lookup(pid.to_string().as_bytes()).ok()?;
-    let file = dir.lookup(name.as_bytes()).ok()?.open(c::O_RDONLY).ok()?;
+/// Our own /proc.
+pub fn root(kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
+    procfs::root(kernel.clone(), kernel.ns.pid_for_children.clone(), 0)
+}
+
+/// A file of /proc.
+pub fn read(proc: &Arc<dyn Inode>, path: &[&str]) -> Option<String> {
+    let mut at = proc.clone();
+    for name in path {
+        at = at.lookup(name.as_bytes()).ok()?;
+    }
+    let file = at.open(c::O_RDONLY).ok()?;
     let mut bytes = vec![0; MAX_TEXT];
     let count = file.read(&mut IoBuf::kernel_mut(&mut bytes), 0).ok()?;
     bytes.truncate(count);
     Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A file of /proc/pid.
+fn text(proc: &Arc<dyn Inode>, pid: i32, name: &str) -> Option<String> {
+    read(proc, &[&pid.to_string(), name])
 }
 
 fn info(proc: &Arc<dyn Inode>, pid: i32) -> Option<ProcessInfo> {
@@ -46,7 +59,7 @@ fn info(proc: &Arc<dyn Inode>, pid: i32) -> Option<ProcessInfo> {
 
 /// All processes.
 pub fn list(kernel: &Arc<Kernel>) -> Vec<ProcessInfo> {
-    let proc = procfs::root(kernel.clone(), kernel.ns.pid_for_children.clone(), 0);
+    let proc = root(kernel);
     let pids: Vec<i32> = kernel.groups.lock().keys().copied().collect();
     pids.into_iter().filter_map(|pid| info(&proc, pid)).collect()
 }

@@ -1,14 +1,17 @@
 //! Starting programs: from what the command line says to what the kernel wants.
 
+use std::fs::File as HostFileHandle;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use abi::structs::Rlimit;
 use abi::{Errno, SysResult, c};
 use auth::{CapSet, Credentials, Kgid, Kuid};
 use control::Process;
 use hostfs::{HostStream, Watcher};
-use task::{Group, Kernel, OnExit, OnStop, ProcessRequest};
+use task::{Group, Kernel, OnExit, OnStop, ProcessRequest, Sink};
 use tty::Slave;
 use vfs::{Caller, File, FsContext, MountNamespace, OpenHow, WalkFlags};
 
@@ -23,6 +26,10 @@ pub struct Launcher {
     /// Where terminals are made.
     pub terminals: Arc<devpts::Instance>,
     pub watcher: Arc<Watcher>,
+    /// Where the trace and what is said at the end go; `None`: to standard error.
+    pub log: Option<Arc<HostFileHandle>>,
+    /// Say at the end which system calls were missed.
+    pub debug: AtomicBool,
 }
 
 /// What a program has for its standard input, output and error.
@@ -53,6 +60,14 @@ fn bytes(texts: &[String]) -> Vec<Vec<u8>> {
 }
 
 impl Launcher {
+    /// Where what people are to read is written.
+    pub fn log(&self) -> Sink {
+        match &self.log {
+            Some(file) => Box::new(file.clone()),
+            None => Box::new(io::stderr()),
+        }
+    }
+
     /// Where the program of `process` is.
     ///
     /// # Errors
@@ -122,6 +137,7 @@ impl Launcher {
             filter: (!process.seccomp.is_empty()).then(|| process.seccomp.iter().map(instruction).collect()),
             limits: process.limits.iter().map(|(resource, cur, max)| (*resource, Rlimit { cur: *cur, max: *max })).collect(),
             prepare: Some(Box::new(prepare)),
+            oom_score_adj: process.oom_score_adj.unwrap_or(0),
             on_exit: exit,
         };
         self.kernel.start_process(request).map_err(|errno| BootError::exec(name, errno))

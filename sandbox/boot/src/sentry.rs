@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use abi::c;
 use abi::signal::SigInfo;
@@ -51,8 +51,9 @@ pub fn run(
         // Tells of changes of its size, and of its end.
         let _ = rustix::process::ioctl_tiocsctty(pty);
     }
-    let launcher = build(config, mounts)?;
+    let launcher = Arc::new(build(config, mounts)?);
     let kernel = launcher.kernel.clone();
+    kernel.watch_deaths().map_err(failed("cannot start a thread", ""))?;
     let fds = own_streams().map_err(failed("cannot take over standard streams", ""))?;
     let streams = launcher.streams(&config.process, fds, stdio.terminal, stdio.on_terminal);
     let streams = streams.map_err(failed("cannot make a terminal", ""))?;
@@ -77,36 +78,36 @@ pub fn run(
             forward_signals(&kernel, console.clone());
             // What can't be found is told before there is a container.
             launcher.find(&config.process)?;
-            let server = Server::new(launcher, config.process.clone(), streams);
+            let server = Server::new(launcher.clone(), config.process.clone(), streams);
             server.listen(stream, listener).map_err(failed("cannot serve requests", ""))?;
             let code = exit_status(kernel.wait_init());
             console.inspect(|console| console.finish());
-            keep(status, code);
+            keep(status, code, kernel.oom_kills.load(Ordering::Relaxed));
             server.tell_end(code);
             code
         }
     };
-    if config.debug {
-        say_unknown(&kernel);
+    if launcher.debug.load(Ordering::Relaxed) {
+        say_unknown(&kernel, &mut launcher.log());
     }
     Ok(code)
 }
 
 /// Says which calls this kernel doesn't have were made, the most frequent first.
-fn say_unknown(kernel: &Kernel) {
+fn say_unknown(kernel: &Kernel, log: &mut impl Write) {
     let mut calls: Vec<(u64, u64)> = kernel.unknown.lock().iter().map(|(number, count)| (*number, *count)).collect();
     calls.sort_by_key(|(number, count)| (u64::MAX - count, *number));
     for (number, count) in calls {
         let name = abi::nr::name(number).unwrap_or("unknown");
         // Whoever has closed it doesn't want to know.
-        let _ = writeln!(io::stderr(), "palisade: system call {number} ({name}) is not implemented: made {count} times");
+        let _ = writeln!(log, "palisade: system call {number} ({name}) is not implemented: made {count} times");
     }
 }
 
-/// Leaves the exit status where the command line finds it.
-fn keep(mut file: File, status: i32) {
+/// Leaves where the command line finds them the exit status, and how many processes were killed because memory was up.
+fn keep(mut file: File, status: i32, oom_kills: u64) {
     // A full disk must not keep a container from ending.
-    let _ = writeln!(file, "{status}");
+    let _ = writeln!(file, "{status} {oom_kills}");
 }
 
 /// An exit status of a wait status.
@@ -128,13 +129,16 @@ fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<Launcher, B
         .map_err(failed("cannot start the platform", " (it needs seccomp user notifications: Linux 5.19 or newer)"))?;
     jail::filter(config.writes_to_host()).map_err(failed("cannot filter system calls", ""))?;
 
-    let kernel =
-        Kernel::new(Box::new(platform), syscalls::dispatch, Arc::new(netns::Namespace::first(auth::UserNamespace::initial())));
-    if config.strace {
-        kernel.start_trace(Box::new(std::io::stderr()));
-    }
+    let net = Arc::new(netns::Namespace::first(auth::UserNamespace::initial()));
+    let kernel = Kernel::new(Box::new(platform), syscalls::dispatch, net.clone());
     if let Some(name) = &config.hostname {
         kernel.ns.uts.set_host(name.clone().into_bytes()).map_err(failed("cannot set the host name", ""))?;
+    }
+    if let Some(name) = &config.domainname {
+        kernel.ns.uts.set_domain(name.clone().into_bytes()).map_err(failed("cannot set the domain name", ""))?;
+    }
+    for (name, value) in &config.sysctls {
+        crate::sysctl::set(&kernel, &net, name, value).map_err(failed(&format!("linux.sysctl: {name:?}"), ""))?;
     }
     if let Some(tasks) = config.quota.tasks {
         kernel.quota.set_tasks(tasks);
@@ -144,7 +148,18 @@ fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<Launcher, B
     kernel.quota.cpus.store(config.quota.cpus.map_or(cpus, |limit| limit.min(cpus)).max(1), Ordering::Relaxed);
     let tree = tree::assemble(config, mounts, &kernel).map_err(failed("cannot assemble the root filesystem", ""))?;
     let watcher = Watcher::start().map_err(failed("cannot start a thread", ""))?;
-    Ok(Launcher { kernel, mounts: tree.namespace, terminals: tree.terminals, watcher })
+    let launcher = Launcher {
+        kernel,
+        mounts: tree.namespace,
+        terminals: tree.terminals,
+        watcher,
+        log: config.log.clone(),
+        debug: AtomicBool::new(config.debug),
+    };
+    if config.strace {
+        launcher.kernel.start_trace(launcher.log());
+    }
+    Ok(launcher)
 }
 
 /// Passes on to the first process what this one is sent.

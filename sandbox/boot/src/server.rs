@@ -4,7 +4,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use abi::c;
 use abi::signal::SigInfo;
 use control::{Connection, Process, Request, Response, Stats, Target};
 use sync::Mutex;
@@ -24,7 +26,7 @@ type First = (Process, Streams);
 
 /// Serves the clients of one sandbox.
 pub struct Server {
-    launcher: Launcher,
+    launcher: Arc<Launcher>,
     first: Mutex<Option<First>>,
     /// Who is to be told of the end.
     waiting: Mutex<Vec<Arc<Mutex<Connection>>>>,
@@ -51,7 +53,7 @@ impl From<BootError> for Response {
 }
 
 impl Server {
-    pub fn new(launcher: Launcher, first: Process, streams: Streams) -> Arc<Self> {
+    pub fn new(launcher: Arc<Launcher>, first: Process, streams: Streams) -> Arc<Self> {
         Arc::new(Self { launcher, first: Mutex::new(Some((first, streams))), waiting: Mutex::default() })
     }
 
@@ -106,13 +108,19 @@ impl Server {
         let kernel = self.kernel();
         Some(match request {
             Request::Start => return self.start(client),
+            Request::Exec(_) if kernel.group(1).is_none() => failed("the container has not been started"),
             Request::Exec(process) => return self.exec(client, &process, fds),
+            Request::Hook(process) => match kernel.reserve_first() {
+                Ok(()) => return self.exec(client, &process, fds),
+                Err(errno) => failed(format!("cannot run a hook: {errno}")),
+            },
             Request::Signal { signo, target } => signal(kernel, client, signo, target),
             Request::Wait { pid } => return self.wait(client, pid),
             Request::Pause | Request::Resume => {
                 kernel.pause(request == Request::Pause);
                 Response::Done
             }
+            Request::Status => Response::Status { started: self.first.lock().is_none(), paused: kernel.is_paused() },
             Request::Stats => Response::Stats(self.stats()),
             Request::Limit { tasks, memory } => {
                 if let Some(tasks) = tasks {
@@ -127,7 +135,7 @@ impl Server {
                 if on {
                     let sink: task::Sink = match fds.into_iter().next() {
                         Some(fd) => Box::new(TraceFile(fd.into())),
-                        None => Box::new(io::stderr()),
+                        None => self.launcher.log(),
                     };
                     client.trace = Some(kernel.start_trace(sink));
                 } else {
@@ -136,7 +144,11 @@ impl Server {
                 Response::Done
             }
             Request::Processes => Response::Processes(crate::processes::list(kernel)),
-            Request::Stacks => failed("not there yet"),
+            Request::Debug(on) => {
+                self.launcher.debug.store(on, Ordering::Relaxed);
+                Response::Done
+            }
+            Request::Stacks => Response::Text(crate::stacks::text(kernel)),
         })
     }
 
@@ -160,9 +172,6 @@ impl Server {
     fn exec(&self, client: &mut Client, process: &Process, mut fds: Vec<OwnedFd>) -> Option<Response> {
         if client.own.is_some() {
             return Some(failed("this connection has a program already"));
-        }
-        if self.kernel().group(1).is_none() {
-            return Some(failed("the container has not been started"));
         }
         let wire = if process.terminal.is_some() { fds.pop().map(|fd| Wire::Link(fd.into())) } else { None };
         let streams = match self.launcher.streams(process, fds, wire, [process.terminal.is_some(); 3]) {
@@ -213,7 +222,12 @@ impl Server {
     fn stats(&self) -> Stats {
         let kernel = self.kernel();
         let tasks = kernel.tasks.lock().len() as u64;
-        Stats { tasks, task_limit: kernel.quota.tasks.load(std::sync::atomic::Ordering::Relaxed), cpu: 0 }
+        Stats {
+            tasks,
+            task_limit: kernel.quota.tasks.load(Ordering::Relaxed),
+            cpu: 0,
+            oom_kills: kernel.oom_kills.load(Ordering::Relaxed),
+        }
     }
 }
 
@@ -221,7 +235,12 @@ fn signal(kernel: &Arc<Kernel>, client: &Client, signo: i32, target: Target) -> 
     if !(1..=64).contains(&signo) {
         return failed(format!("signal {signo}: between 1 and 64"));
     }
-    let info = SigInfo::kernel(signo);
+    // As of a process outside, which has no number here: the first process hears what it asks for, as on Linux (pid_namespaces(7)), and what it
+    // can't ask for.
+    let info = match signo {
+        c::SIGKILL | c::SIGSTOP => SigInfo::kernel(signo),
+        _ => SigInfo::from_process(signo, c::SI_USER, 0, 0),
+    };
     match target {
         Target::All => {
             let all: Vec<_> = kernel.groups.lock().values().cloned().collect();

@@ -37,6 +37,8 @@ pub enum Request {
     },
     /// Run another program. Descriptors: standard input, output and error, or a [`Link`] to its terminal.
     Exec(Box<Process>),
+    /// Run a program before the first one, as [`Request::Exec`] does.
+    Hook(Box<Process>),
     /// Answer when the first process ends, or the one with this number.
     Wait {
         pid: Option<i32>,
@@ -44,6 +46,8 @@ pub enum Request {
     /// Let no program run until [`Request::Resume`].
     Pause,
     Resume,
+    /// How far the sandbox is.
+    Status,
     Processes,
     Stats,
     /// Change limits that the kernel inside enforces; those absent stay.
@@ -53,6 +57,8 @@ pub enum Request {
     },
     /// What each task is doing.
     Stacks,
+    /// Say at the end which system calls were missed, or don't.
+    Debug(bool),
     /// Write system calls to the descriptor, as long as this connection lasts (to the container's standard error if there is none), or no
     /// longer.
     Trace(bool),
@@ -81,6 +87,8 @@ pub struct Stats {
     pub task_limit: u64,
     /// Nanoseconds, of programs that run and of those that have ended.
     pub cpu: u64,
+    /// Processes that were killed because memory was up.
+    pub oom_kills: u64,
 }
 
 /// What a sandbox answers.
@@ -94,6 +102,11 @@ pub enum Response {
     /// A program has ended, with this exit status (128+n for a signal).
     Exited {
         status: i32,
+    },
+    Status {
+        /// The first program has been started.
+        started: bool,
+        paused: bool,
     },
     Processes(Vec<ProcessInfo>),
     Stats(Stats),

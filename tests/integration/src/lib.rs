@@ -5,6 +5,8 @@ mod bundle;
 mod debian;
 mod docker;
 mod pty;
+mod random;
+mod traces;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -13,6 +15,8 @@ pub use bundle::Bundle;
 pub use debian::Debian;
 pub use docker::Docker;
 pub use pty::{Pty, status};
+pub use random::Random;
+pub use traces::{nothing_left, traces};
 
 /// A program of this workspace's release build.
 #[must_use]

@@ -156,3 +156,31 @@ fn commands_that_meet_wait_for_each_other() {
         assert_eq!(bundle.ok(&["list", "--quiet"]), "");
     }
 }
+
+#[test]
+fn hooks_run_in_the_container_before_its_program() {
+    let bundle = Bundle::new("inner-hooks", "echo program $$; cat /said");
+    let hook = |script: &str| json!({ "startContainer": [{ "path": "/usr/bin/sh", "args": ["sh", "-c", script], "env": ["X=y"], "timeout": 20 }] });
+    bundle.edit(|config| {
+        config["hooks"] = hook("echo $X $$ > /said; grep -o '\"status\":\"created\"' >> /said; hostname >> /said")
+    });
+    let outcome = bundle.palisade(&["run", "--bundle", bundle.path(), "one"]);
+    assert_eq!(outcome.stdout, "program 1\ny 2\n\"status\":\"created\"\npalisade\n", "{outcome:?}");
+    // One that fails, one that doesn't end: the program isn't run, and the container has ended.
+    bundle.edit(|config| config["hooks"] = hook("echo why >&2; exit 3"));
+    bundle.ok(&["create", "--bundle", bundle.path(), "one"]);
+    let outcome = bundle.palisade(&["start", "one"]);
+    assert!(
+        outcome.status == 125 && outcome.stderr.contains("hooks.startContainer[0]: /usr/bin/sh: exit status 3: why"),
+        "{outcome:?}"
+    );
+    assert_eq!(bundle.status("one"), "stopped");
+    bundle.ok(&["delete", "one"]);
+    bundle.edit(|config| {
+        config["hooks"] = hook("sleep 100");
+        config["hooks"]["startContainer"][0]["timeout"] = 1.into();
+    });
+    let outcome = bundle.palisade(&["run", "--bundle", bundle.path(), "one"]);
+    assert!(outcome.status == 125 && outcome.stderr.contains("not done after 1 s"), "{outcome:?}");
+    assert_eq!(bundle.ok(&["list", "--quiet"]), "");
+}

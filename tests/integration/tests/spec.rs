@@ -155,3 +155,37 @@ fn a_network_namespace_is_joined() {
     other.kill().unwrap();
     other.wait().unwrap();
 }
+
+#[test]
+fn names_and_settings_of_the_kernel_inside() {
+    let script = "cat /proc/sys/kernel/hostname /proc/sys/kernel/domainname /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/self/oom_score_adj";
+    let outcome = run("settings", script, |config| {
+        config["hostname"] = json!("host-name");
+        config["domainname"] = json!("domain.example");
+        config["process"]["oomScoreAdj"] = json!(123);
+        config["linux"]["sysctl"] = json!({ "net.ipv4.ip_unprivileged_port_start": "80", "net/ipv4/ip_default_ttl": "64" });
+    });
+    assert_eq!(outcome.stdout, "host-name\ndomain.example\n80\n123\n", "{outcome:?}");
+    let refused = |change: fn(&mut Value), why: &str| {
+        let outcome = run("settings", "true", change);
+        assert!(outcome.status == 125 && outcome.stderr.lines().count() == 1 && outcome.stderr.contains(why), "{outcome:?}");
+    };
+    refused(|config| config["linux"]["sysctl"] = json!({ "net.no.such": "1" }), "linux.sysctl: \"net.no.such\": ");
+    refused(|config| config["linux"]["sysctl"] = json!({ "net.ipv4.tcp_sack": "0" }), "can't be changed: it is \"1\"");
+    refused(|config| config["linux"]["timeOffsets"] = json!({ "monotonic": { "secs": 1 } }), "linux.timeOffsets.monotonic: ");
+    refused(|config| config["process"]["scheduler"] = json!({ "policy": "SCHED_FIFO" }), "process.scheduler: ");
+    refused(|config| config["process"]["ioPriority"] = json!({ "class": "IOPRIO_CLASS_IDLE" }), "process.ioPriority: ");
+    refused(|config| config["linux"]["personality"] = json!({ "domain": "LINUX32" }), "linux.personality.domain: ");
+}
+
+#[test]
+fn who_goes_when_memory_is_up_can_be_said() {
+    let script = "cat /proc/self/oom_score_adj; echo 500 > /proc/$$/oom_score_adj; cat /proc/self/oom_score_adj /proc/self/oom_adj; \
+                  echo -5 2>/dev/null > /proc/$$/oom_score_adj; echo $?; echo 1001 2>/dev/null > /proc/$$/oom_score_adj; echo $?";
+    let native = native(&["sh", "-c", &format!("exec setpriv --bounding-set=-sys_resource sh -c '{script}'")]);
+    let outcome = run("oom-adjust", script, |_| {});
+    assert_eq!(outcome.stdout, "0\n500\n8\n1\n1\n", "{outcome:?}");
+    if native.status == 0 && native.stdout.starts_with("0\n") {
+        assert_eq!(native.stdout, outcome.stdout);
+    }
+}
