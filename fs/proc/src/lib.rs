@@ -7,6 +7,7 @@
 mod cpuinfo;
 mod ipc;
 mod locks;
+mod mem;
 mod memory;
 mod mounts;
 mod netsys;
@@ -259,6 +260,10 @@ impl Inode for Node {
     }
 
     fn open(self: Arc<Self>, _flags: i32) -> SysResult<Arc<dyn FileOps>> {
+        if let What::Process(member, Item::Memory) = &self.what {
+            let view = member.view(&self.proc.kernel).ok_or(Errno::ESRCH)?;
+            return mem::open(&self.proc, &view);
+        }
         let text = Mutex::new(Arc::new(self.text()?));
         let opener = self.proc.caller().map(|task| task.credentials());
         let mounts = self.mounts().map(|namespace| (AtomicU64::new(namespace.changes()), namespace));

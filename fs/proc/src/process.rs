@@ -34,6 +34,8 @@ pub enum Item {
     /// The directory itself.
     Dir,
     File(&'static TextFile),
+    /// mem
+    Memory,
     Link(Link),
     /// fd/
     Fds,
@@ -78,6 +80,7 @@ impl Item {
             Self::Dir | Self::Fds | Self::FdInfos | Self::Tasks | Self::Net | Self::Namespaces => c::S_IFDIR | 0o555,
             Self::NetFile(_) | Self::FdInfo(_) => c::S_IFREG | 0o444,
             Self::File(file) => c::S_IFREG | if file.write.is_some() { 0o644 } else { 0o444 },
+            Self::Memory => c::S_IFREG | 0o600,
             Self::Link(_) | Self::Namespace(_) => c::S_IFLNK | 0o777,
             Self::Fd(_) => c::S_IFLNK | 0o700,
         }
@@ -197,6 +200,7 @@ impl Member {
             Item::Namespace(name) => (11, position(NAMESPACES, name)),
             Item::NetFile(name) => (9, name.bytes().fold(7, |hash, byte| u32::wrapping_mul(hash, 31).wrapping_add(byte.into()))),
             Item::Fd(fd) => (4, fd.cast_unsigned()),
+            Item::Memory => (14, 0),
             Item::FdInfos => (12, 0),
             Item::FdInfo(fd) => (13, fd.cast_unsigned()),
             Item::Link(link) => (5 + link as u64, 0),
@@ -231,7 +235,8 @@ impl Member {
         let files = FILES.iter().map(|file| (file.name, Item::File(file)));
         let links = LINKS.iter().map(|(name, link)| (*name, Item::Link(*link)));
         let tasks = self.thread.is_none().then_some(("task", Item::Tasks));
-        let dirs = [("fd", Item::Fds), ("fdinfo", Item::FdInfos), ("net", Item::Net), ("ns", Item::Namespaces)];
+        let dirs =
+            [("mem", Item::Memory), ("fd", Item::Fds), ("fdinfo", Item::FdInfos), ("net", Item::Net), ("ns", Item::Namespaces)];
         files.chain(links).chain(dirs).chain(tasks)
     }
 

@@ -9,6 +9,7 @@ use abi::signal::{SIG_DFL, SIG_IGN, SigSet};
 use abi::{Errno, SysResult, c};
 use auth::{Credentials, MapKind};
 use mm::{ImageInfo, MapInfo};
+use task::Access;
 use usermem::{PAGE_SIZE, UserMemoryExt};
 
 use crate::memory::{self, map_lines};
@@ -56,6 +57,7 @@ pub static FILES: &[TextFile] = &[
     TextFile { name: "smaps_rollup", number: 13, make: memory::smaps_rollup, ..TextFile::NONE },
     TextFile { name: "mountstats", number: 14, make: mounts::mountstats, ..TextFile::NONE },
     TextFile { name: "wchan", number: 40, make: |_, _| Ok(b"0".to_vec()), ..TextFile::NONE },
+    TextFile { name: "syscall", number: 47, make: syscall, ..TextFile::NONE },
     TextFile { name: "personality", number: 41, make: |_, _| Ok(b"00000000\n".to_vec()), ..TextFile::NONE },
     TextFile { name: "loginuid", number: 42, make: |_, _| Ok(b"4294967295".to_vec()), ..TextFile::NONE },
     TextFile { name: "sessionid", number: 43, make: |_, _| Ok(b"4294967295".to_vec()), ..TextFile::NONE },
@@ -92,10 +94,28 @@ fn state(view: &View) -> (char, &'static str) {
     match &view.task {
         None => ('Z', "zombie"),
         Some(_) if view.group.is_zombie() => ('Z', "zombie"),
+        Some(task) if task.is_trapped() => ('t', "tracing stop"),
         Some(_) if view.group.is_stopped() => ('T', "stopped"),
         Some(task) if task.sleeping.load(Ordering::Relaxed) => ('S', "sleeping"),
         Some(_) => ('R', "running"),
     }
+}
+
+/// The call that a task is in; only of one that stands still for its tracer that is known.
+fn syscall(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
+    let task = view.task.as_ref().ok_or(Errno::ESRCH)?;
+    if proc.caller().is_some_and(|caller| !caller.may_attach(task, Access::Files)) {
+        return Err(Errno::EPERM);
+    }
+    let text = match task.trapped_call() {
+        None => "running\n".to_owned(),
+        Some((None, rsp, rip)) => format!("-1 {rsp:#x} {rip:#x}\n"),
+        Some((Some((number, args)), rsp, rip)) => {
+            let args: String = args.iter().map(|arg| format!(" {arg:#x}")).collect();
+            format!("{number}{args} {rsp:#x} {rip:#x}\n")
+        }
+    };
+    Ok(text.into_bytes())
 }
 
 fn comm(view: &View) -> Vec<u8> {
@@ -283,7 +303,8 @@ fn status(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
         let _ = writeln!(rest, "Umask:\t{umask:04o}");
     }
     let _ = write!(rest, "State:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\n", view.group.pid_in(&view.ns));
-    let _ = write!(rest, "Pid:\t{}\nPPid:\t{}\nTracerPid:\t0\n", view.ns.local(view.id), parent(view));
+    let tracer = view.task.as_ref().and_then(|task| task.tracer()).map_or(0, |tracer| view.ns.local(tracer.tid()));
+    let _ = write!(rest, "Pid:\t{}\nPPid:\t{}\nTracerPid:\t{tracer}\n", view.ns.local(view.id), parent(view));
     let who = credentials(proc, view);
     rest.push_str(&identity(proc, &who));
     rest.push_str(&numbers(view));

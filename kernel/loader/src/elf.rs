@@ -24,6 +24,8 @@ struct Segment {
 
 pub struct Elf {
     fixed: bool,
+    /// Linux finds out only when there is no way back to the old program: who runs it is killed.
+    pub broken: bool,
     entry: u64,
     segments: Vec<Segment>,
     phdr: u64,
@@ -79,7 +81,8 @@ pub fn parse(file: &Executable) -> SysResult<Elf> {
     if file.read(table, &mut headers)? < headers.len() {
         return Err(Errno::ENOEXEC);
     }
-    let mut elf = Elf { fixed, entry: u64_at(&header, 24)?, segments: Vec::new(), phdr: 0, phnum: count, interpreter: None };
+    let entry = u64_at(&header, 24)?;
+    let mut elf = Elf { fixed, broken: false, entry, segments: Vec::new(), phdr: 0, phnum: count, interpreter: None };
     for entry in headers.chunks_exact(usize::from(size)) {
         let (offset, addr) = (u64_at(entry, 8)?, u64_at(entry, 16)?);
         let (file_len, mem_len) = (u64_at(entry, 32)?, u64_at(entry, 40)?);
@@ -90,13 +93,13 @@ pub fn parse(file: &Executable) -> SysResult<Elf> {
                 prot.set(Prot::READ, flags & 4 != 0);
                 prot.set(Prot::WRITE, flags & 2 != 0);
                 prot.set(Prot::EXEC, flags & 1 != 0);
-                let end = addr.checked_add(mem_len).and_then(page_up).ok_or(Errno::ENOEXEC)?;
-                let ordered = elf.segments.last().is_none_or(|last| last.addr <= addr);
-                if file_len > mem_len || offset % PAGE_SIZE != addr % PAGE_SIZE || end >= 1 << 47 || !ordered {
-                    return Err(Errno::ENOEXEC);
-                }
-                if offset.checked_add(file_len).is_none_or(|end| end > 1 << 47) {
-                    return Err(Errno::ENOEXEC);
+                let fits =
+                    |start: u64, len: u64, most: u64| start.checked_add(len).and_then(page_up).is_some_and(|end| end <= most);
+                let skewed = file_len > 0 && offset % PAGE_SIZE != addr % PAGE_SIZE;
+                if skewed || file_len > mem_len || !fits(addr, mem_len, (1 << 47) - PAGE_SIZE) || !fits(offset, file_len, 1 << 47)
+                {
+                    elf.broken = true;
+                    continue;
                 }
                 if (offset..offset + file_len).contains(&table) && elf.phdr == 0 {
                     elf.phdr = addr + (table - offset);
@@ -107,20 +110,21 @@ pub fn parse(file: &Executable) -> SysResult<Elf> {
             PT_INTERP if elf.interpreter.is_none() => {
                 let len = usize::try_from(file_len).ok().filter(|len| (2..4096).contains(len)).ok_or(Errno::ENOEXEC)?;
                 let mut path = vec![0; len];
-                if file.read(offset, &mut path)? < len || path.pop() != Some(0) {
+                if file.read(offset, &mut path)? < len || path.last() != Some(&0) {
                     return Err(Errno::ENOEXEC);
                 }
+                path.truncate(path.iter().position(|byte| *byte == 0).unwrap_or(0));
                 elf.interpreter = Some(path);
             }
             _ => {}
         }
     }
-    if elf.segments.is_empty() { Err(Errno::ENOEXEC) } else { Ok(elf) }
+    if elf.segments.is_empty() && !elf.broken { Err(Errno::ENOEXEC) } else { Ok(elf) }
 }
 
 /// Maps the segments; a position-independent image at `hint` or where there is room.
 pub fn map(mm: &MemoryManager, file: &Executable, elf: &Elf, hint: Option<u64>) -> SysResult<Loaded> {
-    let first = elf.segments.first().map_or(0, |segment| page_down(segment.addr));
+    let first = elf.segments.iter().map(|segment| page_down(segment.addr)).min().unwrap_or(0);
     let last = elf.segments.iter().map(|segment| segment.addr + segment.mem_len).max().and_then(page_up);
     let span = last.and_then(|last| last.checked_sub(first)).ok_or(Errno::ENOEXEC)?;
     let align = elf.segments.iter().map(|segment| segment.align).filter(|align| align.is_power_of_two()).max();
@@ -155,7 +159,9 @@ pub fn map(mm: &MemoryManager, file: &Executable, elf: &Elf, hint: Option<u64>) 
         let file_pages = if segment.file_len > 0 { page_up(file_end).ok_or(Errno::ENOEXEC)? } else { page };
         let mem_pages = page_up(mem_end).ok_or(Errno::ENOEXEC)?;
         if mem_pages > file_pages {
-            mm.mmap(request(file_pages, mem_pages - file_pages, segment.prot, MmapFlags::FIXED, None, ""))?;
+            // Whatever the segment's own protection is.
+            let prot = segment.prot & Prot::EXEC | Prot::READ | Prot::WRITE;
+            mm.mmap(request(file_pages, mem_pages - file_pages, prot, MmapFlags::FIXED, None, ""))?;
         }
         if mem_end > file_end && file_pages > file_end && segment.prot.contains(Prot::WRITE) {
             let len = (file_pages - file_end) as usize;

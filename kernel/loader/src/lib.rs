@@ -13,7 +13,7 @@ use platform::Platform;
 use usermem::IoBuf;
 use vfs::{Caller, FileOps, Path, WalkFlags};
 
-/// Scripts that may name scripts (Linux: 4 levels).
+/// Scripts on the way to a program.
 const MAX_SCRIPTS: usize = 5;
 /// Bytes of arguments and environment at most.
 pub const MAX_ARGS: usize = 2 << 20;
@@ -25,7 +25,24 @@ pub struct Program {
     pub path: Vec<u8>,
     pub argv: Vec<Vec<u8>>,
     pub envp: Vec<Vec<u8>>,
+    /// The path leads nowhere once the program runs: it goes by a descriptor that is closed then. No script can be run so.
+    pub hidden: bool,
     pub user_ns: Arc<UserNamespace>,
+}
+
+/// Why a program can't be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// execve(2) fails.
+    Refused(Errno),
+    /// The old program is gone when Linux finds out: who runs it gets a SIGSEGV.
+    Broken,
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Self::Refused(errno)
+    }
 }
 
 /// Who a program runs as, for its auxiliary vector.
@@ -106,11 +123,16 @@ fn script(head: &[u8]) -> Option<SysResult<Interpreter>> {
 /// Loads a program into a new address space.
 ///
 /// # Errors
-/// As execve(2), and what `identify` says: `ENOEXEC`, `EACCES`, `ENOENT`, `ELOOP`, `E2BIG`, `ENOMEM`.
-pub fn load(platform: &dyn Platform, caller: &Caller, mut program: Program, identify: &mut Identify<'_>) -> SysResult<Image> {
+/// As execve(2), and what `identify` says: `ENOEXEC`, `EACCES`, `ENOENT`, `ELOOP`, `E2BIG`, `ENOMEM`, `ELIBBAD`.
+pub fn load(
+    platform: &dyn Platform,
+    caller: &Caller,
+    mut program: Program,
+    identify: &mut Identify<'_>,
+) -> Result<Image, Failure> {
     let total: usize = program.argv.iter().chain(&program.envp).map(|text| text.len() + 9).sum();
     if total > MAX_ARGS {
-        return Err(Errno::E2BIG);
+        return Err(Errno::E2BIG.into());
     }
     if program.argv.is_empty() {
         program.argv.push(Vec::new());
@@ -118,7 +140,7 @@ pub fn load(platform: &dyn Platform, caller: &Caller, mut program: Program, iden
     let name = program.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     let comm = name.get(..name.len().min(15)).unwrap_or_default().to_vec();
     let called = program.path.clone();
-    for _ in 0..MAX_SCRIPTS {
+    for _ in 0..=MAX_SCRIPTS {
         let file = Executable::open(&program.file, caller)?;
         let mut head = [0; 256];
         let len = file.read(0, &mut head)?;
@@ -129,12 +151,15 @@ pub fn load(platform: &dyn Platform, caller: &Caller, mut program: Program, iden
             return image(platform, caller, &program, &file, comm, identity);
         };
         let (interpreter, argument) = found?;
+        if program.hidden {
+            return Err(Errno::ENOENT.into());
+        }
         program.file = caller.resolve(&interpreter, WalkFlags::FOLLOW)?;
         let rest = program.argv.drain(..).skip(1).collect::<Vec<_>>();
         program.argv = std::iter::once(interpreter).chain(argument).chain([program.path.clone()]).chain(rest).collect();
         program.path = program.argv.first().cloned().unwrap_or_default();
     }
-    Err(Errno::ELOOP)
+    Err(Errno::ELOOP.into())
 }
 
 fn image(
@@ -144,20 +169,25 @@ fn image(
     file: &Executable,
     comm: Vec<u8>,
     who: Identity,
-) -> SysResult<Image> {
+) -> Result<Image, Failure> {
     let main = elf::parse(file)?;
     // Everything that can be refused is, before the host makes a process.
     let interpreter = match &main.interpreter {
         Some(path) => {
+            // Linux opens the working directory, which is no program.
+            let path = if path.is_empty() { &b"."[..] } else { path };
             let file = Executable::open(&caller.resolve(path, WalkFlags::FOLLOW)?, caller)?;
-            let parsed = elf::parse(&file)?;
+            let parsed = elf::parse(&file).map_err(|errno| if errno == Errno::ENOEXEC { Errno::ELIBBAD } else { errno })?;
             Some((file, parsed))
         }
         None => None,
     };
+    if main.broken || interpreter.as_ref().is_some_and(|(_, parsed)| parsed.broken) {
+        return Err(Failure::Broken);
+    }
     let mm = MemoryManager::new(platform, program.user_ns.clone())?;
     let mut random = [0; 32];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(Errno::from)?;
     let shift = u64::from(u16::from_le_bytes([random[16], random[17]])) << 12;
     let loaded = elf::map(&mm, file, &main, Some(0x5555_5555_4000 + (shift << 8)))?;
     mm.set_brk_start(loaded.end);

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::signal::SigStack;
-use abi::{Errno, SysResult};
+use abi::{Errno, SysResult, c};
 use auth::{Credentials, ExecOutcome};
-use loader::Identity;
+use loader::{Failure, Identity};
 use mm::Dumpable;
 use platform::UserRegs;
-use vfs::Path;
 
 use crate::current::Current;
 use crate::frame::Trap;
@@ -76,16 +75,23 @@ impl Current {
     ///
     /// # Errors
     /// As execve(2).
-    pub fn exec(&mut self, file: Path, path: Vec<u8>, argv: Vec<Vec<u8>>, envp: Vec<Vec<u8>>) -> SysResult<()> {
+    pub fn exec(&mut self, program: loader::Program) -> SysResult<()> {
         let kernel = self.task.kernel.clone();
-        let program = loader::Program { file, path, argv, envp, user_ns: self.credentials().user_ns.clone() };
         let mut outcome = None;
         let image = loader::load(&*kernel.platform, &self.caller(), program, &mut |file| {
             let ExecOutcome { credentials, secure } = self.exec_credentials(file)?;
             let identity = identity(&credentials, secure);
             outcome = Some((credentials, secure));
             Ok(identity)
-        })?;
+        });
+        let image = match image {
+            Ok(image) => image,
+            Err(Failure::Refused(errno)) => return Err(errno),
+            Err(Failure::Broken) => {
+                self.task.group.end(c::SIGSEGV);
+                return Err(Errno::ENOEXEC);
+            }
+        };
         let (credentials, secure) = outcome.ok_or(Errno::ENOEXEC)?;
         let orig_rax = self.regs.orig_rax;
         let regs = UserRegs { rip: image.entry, rsp: image.stack, eflags: 0x202, orig_rax, ..UserRegs::default() };

@@ -73,6 +73,9 @@ const KNOWN: u64 = CLONE_CLEAR_SIGHAND
             | c::CLONE_VFORK,
     );
 
+/// End of user addresses on Linux (`TASK_SIZE_MAX`).
+const USER_END: u64 = 0x7fff_ffff_f000;
+
 /// Who and where a task is.
 pub(crate) struct Surroundings {
     pub credentials: Arc<Credentials>,
@@ -128,9 +131,12 @@ impl Current {
     ///
     /// # Errors
     /// `EINVAL` for flags that don't go together or aren't implemented, `EAGAIN`, `ENOMEM`, `EEXIST` for a number in use, `EPERM` for
-    /// namespaces and numbers that it may not ask for, `ERESTARTNOINTR` when a signal is to be handled first.
+    /// an FS base outside of user addresses, and for namespaces and numbers that it may not ask for, `ERESTARTNOINTR` when a signal is to be handled first.
     pub fn clone_task(&mut self, request: CloneRequest) -> SysResult<u64> {
         request.check()?;
+        if request.has(c::CLONE_SETTLS) && request.tls >= USER_END {
+            return Err(Errno::EPERM);
+        }
         // A signal for both must be handled before, or the child would never have it.
         if self.task.signal_pending() {
             return Err(Errno::ERESTARTNOINTR);

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use abi::structs::Rlimit;
 use abi::{Errno, SysResult};
 use auth::{Credentials, ExecOutcome, Unsafe, UserNamespace};
+use loader::Failure;
 use platform::{Platform, UserRegs};
 use sync::{Mutex, Parker, WaitQueue, monotonic_ns};
 use timer::Timers;
@@ -210,7 +211,8 @@ impl Kernel {
         let caller = Caller::new(&fs, who.clone());
         let path = request.path;
         let file = caller.resolve(&path, WalkFlags::FOLLOW)?;
-        let program = loader::Program { file, path, argv: request.argv, envp: request.envp, user_ns: who.user_ns.clone() };
+        let program =
+            loader::Program { file, path, argv: request.argv, envp: request.envp, hidden: false, user_ns: who.user_ns.clone() };
         let filter = request.filter.as_deref().map(Filters::alone).transpose()?;
         let mut outcome = None;
         let image = loader::load(&*self.platform, &caller, program, &mut |file| {
@@ -219,6 +221,10 @@ impl Kernel {
             let identity = identity(&credentials, secure);
             outcome = Some(credentials);
             Ok(identity)
+        });
+        let image = image.map_err(|failure| match failure {
+            Failure::Refused(errno) => errno,
+            Failure::Broken => Errno::ENOEXEC,
         })?;
         let who = Arc::new(outcome.ok_or(Errno::ENOEXEC)?);
         let fds = Arc::new(FdTable::default());

@@ -45,6 +45,7 @@ pub use futex::{FutexTable, FutexWord, Interest as FutexInterest};
 pub use group::{Actions, Group, Signals};
 pub use jobs::{Jobs, ProcessGroup, Session, Terminal};
 pub use kernel::{Kernel, OnExit, OnStop, Prepare, ProcessRequest, Quota, RELEASE, VERSION};
+pub use loader::Program;
 pub use net::NetNamespace;
 pub use ns::{CgroupNamespace, IpcNamespace, MAX_NAME, Namespace, Namespaces, NsFile, Pid, PidNamespace, QueueFs, UtsNamespace};
 pub use pending::{Pending, Source};

@@ -3,7 +3,7 @@
 use abi::signal::SigInfo;
 use abi::structs::CloneArgs;
 use abi::{Errno, SysResult, c, nr};
-use task::{CloneRequest, Current, Who};
+use task::{CloneRequest, Current, Program, Who};
 use usermem::UserMemoryExt;
 use zerocopy::FromZeros;
 
@@ -110,7 +110,11 @@ fn strings(t: &Current, mut addr: u64, budget: &mut usize) -> SysResult<Vec<Vec<
 }
 
 fn exec(t: &mut Current, dirfd: u64, name: u64, argv: u64, envp: u64, flags: i32) -> SysResult<u64> {
+    if flags & !(c::AT_EMPTY_PATH | c::AT_SYMLINK_NOFOLLOW) != 0 {
+        return Err(Errno::EINVAL);
+    }
     let text = path(t, name)?;
+    let by_fd = int(dirfd) != c::AT_FDCWD && text.first() != Some(&b'/');
     let at = if text.is_empty() && flags & c::AT_EMPTY_PATH != 0 {
         file(t, dirfd)?.path.clone().ok_or(Errno::EACCES)?
     } else {
@@ -121,7 +125,15 @@ fn exec(t: &mut Current, dirfd: u64, name: u64, argv: u64, envp: u64, flags: i32
     }
     let mut budget = 2 << 20;
     let (argv, envp) = (strings(t, argv, &mut budget)?, strings(t, envp, &mut budget)?);
-    t.exec(at, text, argv, envp)?;
+    // What is named by a descriptor has no better name.
+    let hidden = by_fd && t.fds.cloexec(int(dirfd)).unwrap_or(false);
+    let path = match (by_fd, &*text) {
+        (false, _) => text,
+        (true, b"") => format!("/dev/fd/{}", int(dirfd)).into_bytes(),
+        (true, text) => [format!("/dev/fd/{}/", int(dirfd)).as_bytes(), text].concat(),
+    };
+    let user_ns = t.credentials().user_ns.clone();
+    t.exec(Program { file: at, path, argv, envp, hidden, user_ns })?;
     Ok(0)
 }
 

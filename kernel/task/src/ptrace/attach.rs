@@ -67,6 +67,45 @@ impl Task {
         self.set_traced(on);
         self.tell_identity();
     }
+
+    /// Whether it may attach to a task (ptrace(2), "Ptrace access mode checking", and Yama).
+    #[must_use]
+    pub fn may_attach(&self, target: &Self, access: Access) -> bool {
+        let trusted = || Arc::ptr_eq(&self.group, &target.group) || self.is_in_scope_of(target) || self.has_ptrace_over(target);
+        self.may_access(target, access) && trusted()
+    }
+
+    fn has_ptrace_over(&self, target: &Self) -> bool {
+        self.credentials().has_capability_in(&target.credentials().user_ns, Capability::SYS_PTRACE)
+    }
+
+    /// Whether it is an ancestor, or the target has let it.
+    fn is_in_scope_of(&self, target: &Self) -> bool {
+        if descends(&target.group, &self.group) {
+            return true;
+        }
+        let exception = target.group.ptracer.lock().clone();
+        match exception {
+            Ptracer::Nobody => false,
+            Ptracer::Anybody => true,
+            Ptracer::Task(task) => {
+                let alive = |task: &Arc<Self>| self.kernel.task(task.tid()).is_some_and(|now| Arc::ptr_eq(&now, task));
+                task.upgrade().filter(alive).is_some_and(|task| descends(&self.group, &task.group))
+            }
+        }
+    }
+}
+
+/// Whether a process is another, or a descendant of it.
+fn descends(from: &Arc<Group>, ancestor: &Arc<Group>) -> bool {
+    let mut at = Some(from.clone());
+    while let Some(group) = at {
+        if Arc::ptr_eq(&group, ancestor) {
+            return true;
+        }
+        at = group.parent.lock().upgrade();
+    }
+    false
 }
 
 /// The leader of a process among somebody's tracees.
@@ -126,7 +165,7 @@ impl Current {
         if options & !OPTIONS != 0 {
             return Err(Errno::EIO);
         }
-        if Arc::ptr_eq(&target.group, &self.task.group) || !self.may_attach(target) {
+        if Arc::ptr_eq(&target.group, &self.task.group) || !self.task.may_attach(target, Access::Real) {
             return Err(Errno::EPERM);
         }
         let memory = memory_guard(target).map_err(|_| Errno::EPERM)?;
@@ -157,41 +196,6 @@ impl Current {
             let _ = self.block_killable(&self.task.group.child_queue, there);
         }
         Ok(())
-    }
-
-    /// Whether it may attach to a task (ptrace(2), "Ptrace access mode checking", and Yama).
-    fn may_attach(&self, target: &Task) -> bool {
-        self.task.may_access(target, Access::Real) && (self.is_tracer_by_scope(target) || self.has_ptrace_over(target))
-    }
-
-    fn has_ptrace_over(&self, target: &Task) -> bool {
-        self.credentials().has_capability_in(&target.credentials().user_ns, Capability::SYS_PTRACE)
-    }
-
-    fn is_tracer_by_scope(&self, target: &Task) -> bool {
-        let own = &self.task.group;
-        let descends = |from: &Arc<Group>, ancestor: &Arc<Group>| {
-            let mut at = Some(from.clone());
-            while let Some(group) = at {
-                if Arc::ptr_eq(&group, ancestor) {
-                    return true;
-                }
-                at = group.parent.lock().upgrade();
-            }
-            false
-        };
-        if descends(&target.group, own) {
-            return true;
-        }
-        let exception = target.group.ptracer.lock().clone();
-        match exception {
-            Ptracer::Nobody => false,
-            Ptracer::Anybody => true,
-            Ptracer::Task(task) => {
-                let alive = |task: &Arc<Task>| self.task.kernel.task(task.tid()).is_some_and(|now| Arc::ptr_eq(&now, task));
-                task.upgrade().filter(alive).is_some_and(|task| descends(own, &task.group))
-            }
-        }
     }
 
     /// prctl(2), `PR_SET_PTRACER`.

@@ -122,6 +122,15 @@ impl Task {
         self.lock().stopped().is_some()
     }
 
+    /// Number and arguments of the call that it stands still in for its tracer, if it is in one, and its stack and instruction pointers.
+    #[must_use]
+    pub fn trapped_call(&self) -> Option<(Option<(u64, [u64; 6])>, u64, u64)> {
+        let mut shared = self.lock();
+        let regs = &shared.stopped()?.regs;
+        let call = (regs.orig_rax, [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9]);
+        Some(((regs.orig_rax.cast_signed() >= 0).then_some(call), regs.rsp, regs.rip))
+    }
+
     /// Its number, as a namespace has it.
     pub(crate) fn number_in(&self, ns: &crate::PidNamespace) -> i32 {
         self.lock().number.number_in(ns)

@@ -27,6 +27,8 @@ pub const CASES: &[Case] = &[
     Case { name: "trace-refused", calls: "ptrace prctl", run: refused },
     Case { name: "trace-restart", calls: "ptrace restart_syscall", run: restart },
     Case { name: "trace-seccomp", calls: "ptrace seccomp", run: seccomp_trace },
+    Case { name: "memory-as-a-file", calls: "pread64 pwrite64", run: memory_file },
+    Case { name: "trace-in-proc", calls: "ptrace", run: in_proc },
     Case { name: "memory-of-others", calls: "process_vm_readv process_vm_writev", run: memory_of_others },
 ];
 
@@ -679,4 +681,48 @@ fn memory_of_others() {
     assert_eq!(sys!(SYS_process_vm_writev, pid, local, 1, &mut constant, 1, 0), Err(EFAULT));
     ok!(SYS_kill, pid, SIGKILL);
     assert_eq!(reap(pid), SIGKILL);
+}
+
+/// /proc/PID/mem
+fn memory_file() {
+    let word = &raw const CONSTANT[3] as u64;
+    let path = std::ffi::CString::new("/proc/self/mem").unwrap();
+    let own = ok!(SYS_openat, AT_FDCWD, &*path, O_RDWR) as i32;
+    let mut bytes = [0u8; 8];
+    assert_eq!(ok!(SYS_pread64, own, &mut bytes, 8, word), 8);
+    assert_eq!(u64::from_le_bytes(bytes), 5);
+    assert_eq!(sys!(SYS_pread64, own, &mut bytes, 8, 8), Err(EIO));
+    assert_eq!(sys!(SYS_pwrite64, own, &mut bytes, 8, 8), Err(EIO));
+    // What the program itself can't write.
+    assert_eq!(ok!(SYS_pwrite64, own, &mut 77u64, 8, word), 8);
+    assert_eq!(unsafe { (&raw const CONSTANT[3]).read_volatile() }, 77);
+    ok!(SYS_pwrite64, own, &mut 5u64, 8, word);
+    let pid = idle();
+    let other = std::fs::File::options().read(true).write(true).open(format!("/proc/{pid}/mem")).unwrap();
+    let other = std::os::fd::AsRawFd::as_raw_fd(&other);
+    assert_eq!(ok!(SYS_pwrite64, other, &mut 88u64, 8, word), 8);
+    assert_eq!(ok!(SYS_pread64, other, &mut bytes, 8, word), 8);
+    assert_eq!((u64::from_le_bytes(bytes), CONSTANT[3]), (88, 5));
+    ok!(SYS_kill, pid, SIGKILL);
+    assert_eq!(reap(pid), SIGKILL);
+    // The program is gone, and its memory with it.
+    assert_eq!(ok!(SYS_pread64, other, &mut bytes, 8, word), 0);
+}
+
+fn in_proc() {
+    let pid = traced(|| i32::from(ok!(SYS_getppid) == 0));
+    trace(PTRACE_SETOPTIONS, pid, 0, PTRACE_O_TRACESYSGOOD as u64).unwrap();
+    let mut at = to_call(pid, GOOD);
+    while at.orig_rax != SYS_getppid as u64 {
+        at = to_call(pid, GOOD);
+    }
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.contains(&format!("TracerPid:\t{}\n", std::process::id())), "{status}");
+    assert!(status.contains("State:\tt (tracing stop)"), "{status}");
+    let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap();
+    assert!(
+        call.starts_with(&format!("{SYS_getppid} 0x")) && call.ends_with(&format!("{:#x} {:#x}\n", at.rsp, at.rip)),
+        "{call}"
+    );
+    assert_eq!(finish(pid), exited(0));
 }
