@@ -15,6 +15,9 @@ use crate::process::View;
 /// Bytes that are copied at a time.
 const CHUNK: usize = 64 << 10;
 
+/// Moves a piece of what is left, at an address; returns how much.
+type Step<'a> = &'a mut dyn FnMut(&mut IoBuf<'_>, u64, &mut [u8]) -> SysResult<usize>;
+
 /// An open one. It stays with the program that ran when it was opened, and shows nothing when that is gone.
 struct Memory(Weak<MemoryManager>);
 
@@ -33,11 +36,7 @@ pub fn open(proc: &Proc, view: &View) -> SysResult<Arc<dyn FileOps>> {
 
 impl Memory {
     /// Moves pieces by `step` until there is no more; returns how much that was.
-    fn transfer(
-        buf: &mut IoBuf<'_>,
-        step: &mut dyn FnMut(&mut IoBuf<'_>, u64, &mut [u8]) -> SysResult<usize>,
-        at: u64,
-    ) -> SysResult<usize> {
+    fn transfer(buf: &mut IoBuf<'_>, step: Step<'_>, at: u64) -> SysResult<usize> {
         let mut piece = vec![0; buf.remaining().min(CHUNK)];
         let mut done = 0;
         while buf.remaining() > 0 {

@@ -61,7 +61,7 @@ impl MemoryManager {
     }
 
     fn read_page(&self, state: &State, addr: u64, bytes: &mut [u8], force: bool) -> SysResult<()> {
-        let (range, vma) = state.vmas.get(addr).ok_or(Errno::EFAULT)?;
+        let Some((range, vma)) = state.vmas.get(addr) else { return self.read_vdso(addr, bytes) };
         if vma.flags.contains(VmaFlags::GUARD) || !force && !vma.prot.contains(Prot::READ) {
             return Err(Errno::EFAULT);
         }
@@ -71,6 +71,16 @@ impl MemoryManager {
         }
         self.peek(state, addr, &range, vma, bytes)?;
         state.patches.show_original(addr, bytes);
+        Ok(())
+    }
+
+    /// The platform's own code, which is no mapping of the program's.
+    fn read_vdso(&self, addr: u64, bytes: &mut [u8]) -> SysResult<()> {
+        let there = |range: &Range<u64>| (range.start..usermem::page_up(range.end).unwrap_or(range.end)).contains(&addr);
+        let at = self.aspace.vdso().filter(there).map(|range| addr - range.start).ok_or(Errno::EFAULT)?;
+        let image = usize::try_from(at).ok().and_then(|at| self.aspace.vdso_image().get(at..)).unwrap_or_default();
+        bytes.fill(0);
+        bytes.iter_mut().zip(image).for_each(|(to, from)| *to = *from);
         Ok(())
     }
 

@@ -204,6 +204,11 @@ pub trait AddressSpace: Send + Sync {
         None
     }
 
+    /// What stands there, for who reads it from outside: as much as there is.
+    fn vdso_image(&self) -> &[u8] {
+        &[]
+    }
+
     /// Where old programs call gettimeofday(2), time(2) and getcpu(2) at fixed addresses (`[vsyscall]`), if the platform has that.
     fn vsyscall(&self) -> Option<Range<u64>> {
         None

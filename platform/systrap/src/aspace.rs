@@ -300,6 +300,10 @@ impl AddressSpace for Space {
         sites::trampoline(at, instruction, back, zygote::header().fast_entry)
     }
 
+    fn vdso_image(&self) -> &[u8] {
+        zygote::GUEST_VDSO
+    }
+
     fn vdso(&self) -> Option<Range<u64>> {
         Some(VDSO..VDSO + zygote::vdso_len())
     }

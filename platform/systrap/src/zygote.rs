@@ -19,7 +19,7 @@ use crate::process::{Process, Slots};
 use crate::{elf, filter, host};
 
 pub static BLOB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stub.bin"));
-static GUEST_VDSO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/vdso.so"));
+pub static GUEST_VDSO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/vdso.so"));
 
 /// The blob's header.
 pub fn header() -> Header {

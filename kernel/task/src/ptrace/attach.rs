@@ -81,7 +81,8 @@ impl Task {
 
     /// Whether it is an ancestor, or the target has let it.
     fn is_in_scope_of(&self, target: &Self) -> bool {
-        if descends(&target.group, &self.group) {
+        let traces = target.tracer().is_some_and(|tracer| Arc::ptr_eq(&tracer.group, &self.group));
+        if traces || descends(&target.group, &self.group) {
             return true;
         }
         let exception = target.group.ptracer.lock().clone();
