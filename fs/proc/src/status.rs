@@ -107,12 +107,13 @@ fn syscall(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     if proc.caller().is_some_and(|caller| !caller.may_attach(task, Access::Files)) {
         return Err(Errno::EPERM);
     }
-    let text = match task.trapped_call() {
+    let text = match task.trapped_registers() {
         None => "running\n".to_owned(),
-        Some((None, rsp, rip)) => format!("-1 {rsp:#x} {rip:#x}\n"),
-        Some((Some((number, args)), rsp, rip)) => {
+        Some(regs) if regs.orig_rax.cast_signed() < 0 => format!("-1 {:#x} {:#x}\n", regs.rsp, regs.rip),
+        Some(regs) => {
+            let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
             let args: String = args.iter().map(|arg| format!(" {arg:#x}")).collect();
-            format!("{number}{args} {rsp:#x} {rip:#x}\n")
+            format!("{}{args} {:#x} {:#x}\n", regs.orig_rax, regs.rsp, regs.rip)
         }
     };
     Ok(text.into_bytes())

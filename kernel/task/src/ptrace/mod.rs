@@ -122,13 +122,10 @@ impl Task {
         self.lock().stopped().is_some()
     }
 
-    /// Number and arguments of the call that it stands still in for its tracer, if it is in one, and its stack and instruction pointers.
+    /// Its registers, as long as it stands still for its tracer; `orig_rax` is the call that it is in, or -1.
     #[must_use]
-    pub fn trapped_call(&self) -> Option<(Option<(u64, [u64; 6])>, u64, u64)> {
-        let mut shared = self.lock();
-        let regs = &shared.stopped()?.regs;
-        let call = (regs.orig_rax, [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9]);
-        Some(((regs.orig_rax.cast_signed() >= 0).then_some(call), regs.rsp, regs.rip))
+    pub fn trapped_registers(&self) -> Option<UserRegs> {
+        self.lock().stopped().map(|stop| stop.regs)
     }
 
     /// Its number, as a namespace has it.
