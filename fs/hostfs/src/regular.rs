@@ -9,13 +9,12 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 use usermem::{Access, HostFile, IoBuf, Segment};
 use vfs::{Attr, FileOps};
 
-use crate::inode::attr_of;
+use crate::inode::HostInode;
 
 /// An open regular file.
 pub struct HostRegular {
     pub file: Arc<HostFile>,
-    /// Device number that the guest sees.
-    pub dev: u64,
+    pub inode: Arc<HostInode>,
 }
 
 /// Moves all of `buf`, or until a short count.
@@ -59,6 +58,7 @@ impl FileOps for HostRegular {
     }
 
     fn write(&self, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
+        self.inode.changed();
         transfer(buf, Access::Read, offset, &mut |segments, at| usermem::pwritev(self.fd(), segments, at))
     }
 
@@ -72,6 +72,7 @@ impl FileOps for HostRegular {
             }
             buf.limit(usize::try_from(room).unwrap_or(usize::MAX));
         }
+        self.inode.changed();
         let count = transfer(buf, Access::Read, 0, &mut |segments, _| usermem::append(self.fd(), segments))?;
         // Where those bytes went if others append too nobody can tell.
         Ok((count, end()?))
@@ -83,6 +84,7 @@ impl FileOps for HostRegular {
 
     fn allocate(&self, mode: i32, offset: u64, len: u64) -> SysResult<()> {
         let flags = FallocateFlags::from_bits(mode.cast_unsigned()).ok_or(Errno::EOPNOTSUPP)?;
+        self.inode.changed();
         Ok(rustix::fs::fallocate(self.fd(), flags, offset, len)?)
     }
 
@@ -104,7 +106,7 @@ impl FileOps for HostRegular {
     }
 
     fn attr(&self) -> Option<Attr> {
-        Some(attr_of(&rustix::fs::fstat(self.fd()).ok()?, self.dev))
+        self.inode.open_attr(&self.file).ok()
     }
 
     fn as_any(&self) -> &dyn Any {

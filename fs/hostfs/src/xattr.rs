@@ -1,17 +1,21 @@
 //! Extended attributes and access lists of host files, by descriptor.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::{Errno, SysResult};
-use rustix::fs::{OFlags, XattrFlags};
-use vfs::Acl;
+use rustix::fs::XattrFlags;
+use sync::{MutexGuard, monotonic_ns};
+use vfs::{Acl, Inode};
 
 use crate::HostInode;
+use crate::inode::{Handle, KnownList};
 
 /// Longest value and list (`XATTR_SIZE_MAX`).
 const MAX_SIZE: usize = 65536;
+/// Nanoseconds for which a directory's default list is taken for what it was.
+const PATIENCE: u64 = 100_000_000;
 
 /// Names of the attributes that lists are kept in.
 fn list_name(default: bool) -> &'static [u8] {
@@ -34,8 +38,8 @@ fn with_room(f: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> SysResult<Ve
 
 impl HostInode {
     /// Open for asking: only files and directories can be.
-    fn marked(&self) -> SysResult<OwnedFd> {
-        self.open_kind(OFlags::RDONLY, true).map_err(|errno| if errno == Errno::ENXIO { Errno::EOPNOTSUPP } else { errno })
+    fn marked(&self) -> SysResult<Handle> {
+        self.handle().map_err(|errno| if errno == Errno::ENXIO { Errno::EOPNOTSUPP } else { errno })
     }
 
     pub(crate) fn host_xattr(&self, name: &[u8]) -> SysResult<Vec<u8>> {
@@ -55,11 +59,21 @@ impl HostInode {
 
     pub(crate) fn set_host_xattr(&self, name: &[u8], value: &[u8], flags: i32) -> SysResult<()> {
         let flags = XattrFlags::from_bits(flags.cast_unsigned()).ok_or(Errno::EINVAL)?;
-        Ok(rustix::fs::fsetxattr(self.marked()?, name, value, flags)?)
+        rustix::fs::fsetxattr(self.marked()?, name, value, flags)?;
+        self.forget_lists();
+        Ok(())
     }
 
     pub(crate) fn remove_host_xattr(&self, name: &[u8]) -> SysResult<()> {
-        Ok(rustix::fs::fremovexattr(self.marked()?, name)?)
+        rustix::fs::fremovexattr(self.marked()?, name)?;
+        self.forget_lists();
+        Ok(())
+    }
+
+    fn forget_lists(&self) {
+        *self.list(true) = None;
+        *self.list(false) = None;
+        self.changed();
     }
 
     /// An access list; none where the host's filesystem has no such thing.
@@ -67,15 +81,35 @@ impl HostInode {
         if self.root.no_lists.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        match self.host_xattr(list_name(default)) {
-            Ok(value) => Ok(Some(Arc::new(Acl::from_host(&value)?))),
+        // What directories hand down changes rarely, their times with every name.
+        let changed = if default {
+            (monotonic_ns() / PATIENCE, 0)
+        } else {
+            self.attr().map(|attr| (attr.ctime.sec.cast_unsigned(), attr.ctime.nsec))?
+        };
+        let known = self.list(default).clone();
+        if let Some((_, list)) = known.filter(|(when, _)| *when == changed) {
+            return Ok(list);
+        }
+        let list = match self.host_xattr(list_name(default)) {
+            Ok(value) => Some(Arc::new(Acl::from_host(&value)?)),
             Err(Errno::EOPNOTSUPP) => {
                 self.root.no_lists.store(true, Ordering::Relaxed);
-                Ok(None)
+                None
             }
             // What can't be opened has a mode that says no.
-            Err(_) => Ok(None),
+            Err(_) => None,
+        };
+        // What may change again within the same tick of the host's clock isn't relied on.
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse).tv_sec.cast_unsigned();
+        if default || now > changed.0.saturating_add(1) {
+            *self.list(default) = Some((changed, list.clone()));
         }
+        Ok(list)
+    }
+
+    fn list(&self, default: bool) -> MutexGuard<'_, Option<KnownList>> {
+        if default { self.default_list.lock() } else { self.list.lock() }
     }
 
     pub(crate) fn set_host_acl(&self, default: bool, acl: Option<Arc<Acl>>) -> SysResult<()> {

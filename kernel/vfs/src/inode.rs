@@ -278,7 +278,7 @@ pub trait Inode: Send + Sync + Any {
     /// Opens it; `flags` as in open(2). Directories are opened by the caller.
     ///
     /// # Errors
-    /// `EACCES`, `EROFS`, `ENXIO`.
+    /// `EACCES`, `EROFS`, `ENXIO`; `ESTALE` when it isn't where it was found: the caller looks again.
     fn open(self: Arc<Self>, flags: i32) -> SysResult<Arc<dyn FileOps>>;
 
     /// Makes a node.

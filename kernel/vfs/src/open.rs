@@ -43,6 +43,9 @@ const PATH_FLAGS: i32 = c::O_DIRECTORY | c::O_NOFOLLOW | c::O_PATH | c::O_CLOEXE
 /// `O_TMPFILE` without `O_DIRECTORY`, which is part of it.
 const O_TMPFILE_BIT: i32 = c::O_TMPFILE & !c::O_DIRECTORY;
 
+/// How often a name is looked up again that somebody keeps moving.
+const MOST_TRIES: u32 = 32;
+
 /// A directory, or anything opened with `O_PATH`: only a place.
 pub struct Place;
 
@@ -146,6 +149,26 @@ impl Caller {
         if how.has(c::O_CREAT) && how.has(c::O_DIRECTORY) {
             return Err(Errno::EINVAL);
         }
+        let mut tries = 0..MOST_TRIES;
+        loop {
+            match self.open_walked(start, path, walk, how, before) {
+                // What was found isn't there any more, by the time it was opened.
+                Err(Errno::ESTALE) if tries.next().is_some() => {}
+                Err(Errno::ESTALE) => return Err(Errno::ENOENT),
+                result => return result,
+            }
+        }
+    }
+
+    fn open_walked(
+        &self,
+        start: Option<&Path>,
+        path: &[u8],
+        walk: WalkFlags,
+        how: OpenHow,
+        before: BeforeOpen<'_>,
+    ) -> SysResult<Arc<File>> {
+        let only_new = how.flags & (c::O_CREAT | c::O_EXCL) == c::O_CREAT | c::O_EXCL;
         let found = self.walk(start, path, walk)?;
         if !how.has(c::O_CREAT) {
             return self.open_path(&found.existing()?, how, false, before);

@@ -226,7 +226,7 @@ impl Builder<'_> {
         let writable = host.writes == Writes::ToHost;
         let over = host.writes == Writes::ToMemory;
         let root = match &host.name {
-            None => HostInode::root(host.fd, writable, is_root || over),
+            None => HostInode::root(host.fd, writable, is_root || over)?,
             Some(name) => HostInode::below(host.fd, name, writable)?,
         };
         let lower = root.dentry()?;

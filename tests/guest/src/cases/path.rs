@@ -10,6 +10,7 @@ pub const CASES: &[Case] = &[
     Case { name: "stat", calls: "stat lstat fstat newfstatat statx access faccessat faccessat2", run: stats },
     Case { name: "links", calls: "link linkat symlink symlinkat readlink readlinkat unlink unlinkat", run: links },
     Case { name: "directories-made", calls: "mkdir mkdirat rmdir", run: making },
+    Case { name: "rename-races", calls: "rename renameat2 unlink openat", run: races },
     Case { name: "rename", calls: "rename renameat renameat2", run: renaming },
     Case { name: "modes", calls: "chmod fchmod fchmodat umask", run: modes },
     Case { name: "owners", calls: "chown fchown lchown fchownat", run: owners },
@@ -308,4 +309,87 @@ fn xattrs() {
     ] {
         assert_eq!(result, Err(EOPNOTSUPP));
     }
+}
+
+/// Names that are looked up while they are renamed are either there or not; nothing is lost, and nothing comes up twice.
+fn races() {
+    const ROUNDS: usize = 400;
+    ok!(SYS_mkdir, c"from", 0o755);
+    ok!(SYS_mkdir, c"to", 0o755);
+    ok!(SYS_mkdir, c"from/tree", 0o755);
+    for name in [c"from/tree/f", c"one", c"other"] {
+        let fd = file(name);
+        put(fd, name.to_bytes());
+        ok!(SYS_close, fd);
+    }
+    let mover = spawn(|| {
+        for _ in 0..ROUNDS {
+            ok!(SYS_rename, c"from/tree", c"to/tree");
+            ok!(SYS_rename, c"to/tree", c"from/tree");
+        }
+        0
+    });
+    let swapper = spawn(|| {
+        for _ in 0..ROUNDS {
+            ok!(SYS_renameat2, AT_FDCWD, c"one", AT_FDCWD, c"other", RENAME_EXCHANGE);
+        }
+        0
+    });
+    let maker = spawn(|| {
+        for round in 0..ROUNDS {
+            let fd = ok!(SYS_openat, AT_FDCWD, c"new", O_CREAT | O_EXCL | O_WRONLY, 0o644) as i32;
+            put(fd, b"new");
+            ok!(SYS_close, fd);
+            if round % 2 == 0 {
+                ok!(SYS_unlink, c"new");
+            } else {
+                // Over what is there, or to where nothing is.
+                ok!(SYS_rename, c"new", c"newer");
+            }
+        }
+        0
+    });
+    let looker = |seed: usize| {
+        spawn(move || {
+            let mut st: stat = unsafe { std::mem::zeroed() };
+            for round in 0..ROUNDS {
+                // Neither of those that change places is ever missing.
+                for name in [c"one", c"other"] {
+                    let fd = ok!(SYS_openat, AT_FDCWD, name, O_RDONLY) as i32;
+                    assert!(matches!(&get(fd, 8)[..], b"one" | b"other"));
+                    ok!(SYS_close, fd);
+                }
+                for name in [c"from/tree/f", c"to/tree/f"] {
+                    match sys!(SYS_openat, AT_FDCWD, name, O_RDONLY) {
+                        Ok(fd) => {
+                            assert_eq!(get(fd as i32, 16), b"from/tree/f");
+                            ok!(SYS_close, fd);
+                        }
+                        Err(errno) => assert_eq!(errno, ENOENT),
+                    }
+                }
+                match sys!(SYS_stat, c"new", &mut st) {
+                    Ok(_) => assert!(st.st_size == 0 || st.st_size == 3),
+                    Err(errno) => assert_eq!(errno, ENOENT),
+                }
+                if round % 16 == seed {
+                    let mut names: Vec<_> = std::fs::read_dir(".").unwrap().map(|entry| entry.unwrap().file_name()).collect();
+                    let all = names.len();
+                    names.sort();
+                    names.dedup();
+                    assert_eq!(names.len(), all);
+                }
+            }
+            0
+        })
+    };
+    let lookers = [looker(0), looker(8)];
+    for child in [mover, swapper, maker].into_iter().chain(lookers) {
+        assert_eq!(reap(child), exited(0));
+    }
+    assert!(std::path::Path::new("from/tree/f").exists() && std::path::Path::new("newer").exists());
+    ok!(SYS_unlink, c"from/tree/f");
+    ok!(SYS_rmdir, c"from/tree");
+    ok!(SYS_rmdir, c"from");
+    ok!(SYS_rmdir, c"to");
 }
