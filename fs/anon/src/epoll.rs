@@ -48,6 +48,8 @@ pub struct EpollEvent {
 }
 
 const FLAGS: u32 = (c::EPOLLET | c::EPOLLONESHOT | c::EPOLLWAKEUP | c::EPOLLEXCLUSIVE).cast_unsigned();
+/// What is told of whether it is asked for or not.
+const ALWAYS: u32 = PollEvents::ERR.union(PollEvents::HUP).bits();
 const EDGE: u32 = c::EPOLLET.cast_unsigned();
 const ONESHOT: u32 = c::EPOLLONESHOT.cast_unsigned();
 const EXCLUSIVE: u32 = c::EPOLLEXCLUSIVE.cast_unsigned();
@@ -101,7 +103,7 @@ impl Item {
         if event.events & !FLAGS == 0 {
             return (PollEvents::empty(), event);
         }
-        let asked = PollEvents::from_bits_truncate(event.events) | PollEvents::ERR | PollEvents::HUP;
+        let asked = PollEvents::from_bits_truncate(event.events);
         (self.file.upgrade().map_or(PollEvents::empty(), |file| file.ops.poll() & asked), event)
     }
 }
@@ -113,7 +115,7 @@ impl Wake for Waker {
     fn wake(&self, events: PollEvents) {
         let Some(ready) = self.0.ready.upgrade() else { return };
         let asked = self.0.state.lock().event.events;
-        let relevant = events.bits() & (asked | (PollEvents::ERR | PollEvents::HUP).bits()) != 0 && asked & !FLAGS != 0;
+        let relevant = events.bits() & asked & !FLAGS != 0;
         if relevant && self.0.list(&ready) {
             ready.queue.wake(PollEvents::READABLE);
         }
@@ -228,13 +230,13 @@ impl Epoll {
                 if nested.is_some() && self.nested().len() >= MAX_NESTED {
                     return Err(Errno::EINVAL);
                 }
-                self.insert(key, file, event)
+                self.insert(key, file, EpollEvent { events: event.events | ALWAYS, ..event })
             }
             (c::EPOLL_CTL_MOD, Some(item)) => {
                 if (item.state.lock().event.events | event.events) & EXCLUSIVE != 0 {
                     return Err(Errno::EINVAL);
                 }
-                item.state.lock().event = event;
+                item.state.lock().event = EpollEvent { events: event.events | ALWAYS, ..event };
                 self.look(&item);
                 Ok(())
             }

@@ -655,7 +655,11 @@ impl Inode for HostInode {
         }
         if let Some(mode) = set.mode {
             // By descriptor, never by name: fchmodat(2) follows a link, which a racing guest can put there to lead out of the tree.
-            rustix::fs::fchmod(self.handle()?, Mode::from_raw_mode(mode & 0o7777))?;
+            match self.handle() {
+                // A socket: there is no descriptor of it to be had.
+                Err(Errno::ENXIO) => self.named(|dir, name| usermem::chmod_at(dir, name, mode & 0o7777))?,
+                fd => rustix::fs::fchmod(fd?, Mode::from_raw_mode(mode & 0o7777))?,
+            }
         }
         if set.atime.is_some() || set.mtime.is_some() {
             let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };

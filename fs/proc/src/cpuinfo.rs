@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::fmt::Write;
+use std::sync::OnceLock;
 
 /// Names of bits, lowest first; `-` has none. CPUID 1 EDX.
 const LEAF1_EDX: &str = "fpu vme de pse tsc msr pae mce cx8 apic - sep mtrr pge mca cmov pat pse36 pn clflush - dts acpi mmx fxsr sse sse2 ss ht tm ia64 pbe";
@@ -32,6 +33,33 @@ fn words(words: &[u32]) -> String {
     text.trim().to_owned()
 }
 
+/// The host's processors, in MHz.
+static SPEED: OnceLock<u32> = OnceLock::new();
+
+/// Asks the host how fast its processors are: many don't tell that themselves. Call while /proc is there.
+pub fn learn_speed() {
+    let speed = || {
+        let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+        let line = text.lines().find(|line| line.starts_with("cpu MHz"))?;
+        line.split_once(':')?.1.trim().split('.').next()?.parse().ok()
+    };
+    SPEED.get_or_init(|| speed().unwrap_or(0));
+}
+
+/// Frequency of the time stamp counter, if the processor or its hypervisor tells it.
+fn tsc_khz(highest: u32) -> Option<u64> {
+    let told = |khz: u64| Some(khz).filter(|khz| *khz != 0);
+    if highest >= 0x15 {
+        let leaf = __cpuid(0x15);
+        let hz = u64::from(leaf.ecx) * u64::from(leaf.ebx) / u64::from(leaf.eax.max(1));
+        if let Some(khz) = told(hz / 1000) {
+            return Some(khz);
+        }
+    }
+    let virtual_machine = __cpuid(1).ecx >> 31 != 0 && __cpuid(0x4000_0000).eax >= 0x4000_0010;
+    if virtual_machine { told(__cpuid(0x4000_0010).eax.into()) } else { None }
+}
+
 /// The text for this many processors.
 pub fn text(processors: usize) -> String {
     let base = __cpuid(0);
@@ -60,8 +88,12 @@ pub fn text(processors: usize) -> String {
         flags(&mut features, seven.ebx, LEAF7_EBX);
         flags(&mut features, seven.ecx, LEAF7_ECX);
     }
-    let mhz = if base.eax >= 0x16 { __cpuid(0x16).eax & 0xffff } else { 0 };
+    let told = if base.eax >= 0x16 { __cpuid(0x16).eax & 0xffff } else { 0 };
+    let mhz = if told == 0 { SPEED.get().copied().unwrap_or(0) } else { told };
     let sizes = if highest >= 0x8000_0008 { __cpuid(0x8000_0008).eax } else { 0x3028 };
+    // Level 2, in KiB.
+    let cache = if highest >= 0x8000_0006 { __cpuid(0x8000_0006).ecx >> 16 } else { 0 };
+    let bogomips = tsc_khz(base.eax).unwrap_or(u64::from(mhz) * 1000) / 5;
     let line = (one.ebx >> 8 & 0xff) * 8;
 
     let mut out = String::new();
@@ -71,12 +103,14 @@ pub fn text(processors: usize) -> String {
         if mhz != 0 {
             let _ = writeln!(out, "cpu MHz\t\t: {mhz}.000");
         }
+        let _ = writeln!(out, "cache size\t: {cache} KB");
         let _ = write!(out, "physical id\t: 0\nsiblings\t: {processors}\ncore id\t\t: {cpu}\n");
         let _ = write!(out, "cpu cores\t: {processors}\napicid\t\t: {cpu}\ninitial apicid\t: {cpu}\n");
         let _ = write!(out, "fpu\t\t: yes\nfpu_exception\t: yes\ncpuid level\t: {}\nwp\t\t: yes\n", base.eax);
-        let _ = write!(out, "flags\t\t:{features}\nclflush size\t: {line}\ncache_alignment\t: {line}\n");
+        let _ = write!(out, "flags\t\t:{features}\nbugs\t\t:\nbogomips\t: {}.{:02}\n", bogomips / 100, bogomips % 100);
+        let _ = write!(out, "clflush size\t: {line}\ncache_alignment\t: {line}\n");
         let (physical, linear) = (sizes & 0xff, sizes >> 8 & 0xff);
-        let _ = write!(out, "address sizes\t: {physical} bits physical, {linear} bits virtual\n\n");
+        let _ = write!(out, "address sizes\t: {physical} bits physical, {linear} bits virtual\npower management:\n\n");
     }
     out
 }

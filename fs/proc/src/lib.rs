@@ -6,6 +6,7 @@
 
 mod cpuinfo;
 mod ipc;
+mod load;
 mod locks;
 mod mem;
 mod memory;
@@ -16,31 +17,29 @@ mod process;
 mod status;
 mod sysctl;
 mod system;
+mod tasks;
+mod text;
 mod userns;
 
-use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
-use abi::poll::PollEvents;
 use abi::structs::{Statfs, Timespec};
 use abi::{Errno, SysResult, c};
 use auth::Credentials;
-use sync::{Mutex, WaitQueue, monotonic_ns};
+use sync::{Mutex, monotonic_ns};
 use task::{Kernel, PidNamespace, Task};
-use usermem::IoBuf;
 use vfs::{
-    Attr, Caching, Dentry, DirEntry, FileOps, FileSystemType, Inode, MountRequest, NamespaceState, NewNode, Path, Plain, SetAttr,
-    SuperBlock, new_dev,
+    Access, Attr, Caching, Dentry, DirEntry, FileOps, FileSystemType, Inode, MountRequest, NewNode, Path, Plain, SetAttr,
+    SuperBlock, generic_permission, new_dev,
 };
 
+pub use crate::cpuinfo::learn_speed;
 use crate::process::{Item, Member};
 use crate::system::{Body, Entry};
 
 /// `PROC_SUPER_MAGIC`
 const MAGIC: i64 = 0x9fa0;
-/// Most that can be written to a file at a time.
-const MAX_WRITE: usize = 4096;
 /// Nanoseconds of a clock tick (`USER_HZ` is 100).
 const TICK: u64 = 10_000_000;
 
@@ -147,20 +146,10 @@ impl Node {
     }
 
     /// The text of a file.
-    /// The namespace whose mounts it lists, if it is such a file.
-    fn mounts(&self) -> Option<Arc<NamespaceState>> {
-        let What::Process(member, Item::File(file)) = &self.what else { return None };
-        if !mounts::LISTS.contains(&file.name) {
-            return None;
-        }
-        let task = member.view(&self.proc.kernel)?.task?;
-        let namespace = task.lock().mount_ns.state().clone();
-        Some(namespace)
-    }
-
     fn text(&self) -> SysResult<Vec<u8>> {
         match &self.what {
-            What::Fixed(Entry { body: Body::File(make), .. }) => make(&self.proc),
+            What::Fixed(Entry { body: Body::File(make) | Body::Setting(make, _), .. }) => make(&self.proc),
+            What::Fixed(Entry { name, body: Body::Numbers(numbers), .. }) => Ok(numbers.text(&self.proc.kernel, name)),
             What::Process(member, Item::File(file)) => {
                 let view = member.view(&self.proc.kernel).ok_or(Errno::ESRCH)?;
                 (file.make)(&self.proc, &view)
@@ -178,11 +167,34 @@ impl Node {
         }
     }
 
+    /// Takes what `opener` has opened the file for to write.
+    fn write(&self, text: &[u8], opener: &Credentials) -> SysResult<()> {
+        match &self.what {
+            What::Process(member, Item::File(file)) => {
+                let write = file.write.ok_or(Errno::EINVAL)?;
+                let view = member.view(&self.proc.kernel).ok_or(Errno::ESRCH)?;
+                write(&self.proc, &view, text, opener)
+            }
+            What::Fixed(Entry { body: Body::Setting(_, write), .. }) => write(&self.proc, text),
+            What::Fixed(Entry { name, body: Body::Numbers(numbers), .. }) => numbers.set(&self.proc.kernel, name, text),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
     /// Type and permissions.
     fn mode(&self) -> u32 {
         match &self.what {
             What::Fixed(entry) => entry.mode(),
+            What::Process(member, Item::Fd(fd)) => member.fd_mode(&self.proc.kernel, *fd),
             What::Process(_, item) => item.mode(),
+        }
+    }
+
+    /// Directories in it.
+    fn subdirectories(&self) -> u64 {
+        match &self.what {
+            What::Fixed(entry) => entry.subdirectories(),
+            What::Process(member, item) => member.subdirectories(&self.proc.kernel, *item),
         }
     }
 }
@@ -198,13 +210,17 @@ impl Inode for Node {
         };
         let time = Timespec::from_ns(self.proc.boot_time.saturating_add(since));
         let mode = self.mode();
-        let nlink = if mode & c::S_IFMT == c::S_IFDIR { 2 } else { 1 };
+        let nlink = if mode & c::S_IFMT == c::S_IFDIR { 2 + self.subdirectories() } else { 1 };
+        let size = match &self.what {
+            What::Process(member, Item::Fds) => member.open_files(&self.proc.kernel),
+            _ => 0,
+        };
         let times = Attr { atime: time, mtime: time, ctime: time, ..Attr::default() };
         let (uid, gid) = match &self.what {
             What::Fixed(_) => (0, 0),
             What::Process(member, item) => member.owner(&self.proc.kernel, *item),
         };
-        Ok(Attr { dev: self.proc.dev, ino, nlink, mode, uid, gid, ..times })
+        Ok(Attr { dev: self.proc.dev, ino, nlink, mode, uid, gid, size, ..times })
     }
 
     fn lookup(self: Arc<Self>, name: &[u8]) -> SysResult<Arc<dyn Inode>> {
@@ -259,15 +275,29 @@ impl Inode for Node {
         }
     }
 
-    fn open(self: Arc<Self>, _flags: i32) -> SysResult<Arc<dyn FileOps>> {
-        if let What::Process(member, Item::Memory) = &self.what {
-            let view = member.view(&self.proc.kernel).ok_or(Errno::ESRCH)?;
-            return mem::open(&self.proc, &view);
+    fn permission(&self, who: &Credentials, access: Access) -> SysResult<()> {
+        let usual = self.attr().and_then(|attr| generic_permission(who, &attr, None, access));
+        match &self.what {
+            What::Process(member, Item::Dir) if !member.nested && member.view(&self.proc.kernel).is_none() => Err(Errno::ESRCH),
+            // Whoever a process has become, its own descriptors are its own.
+            What::Process(member, Item::Fds) if usual.is_err() && member.is_of(&self.proc.caller()) => Ok(()),
+            _ => usual,
         }
-        let text = Mutex::new(Arc::new(self.text()?));
-        let opener = self.proc.caller().map(|task| task.credentials());
-        let mounts = self.mounts().map(|namespace| (AtomicU64::new(namespace.changes()), namespace));
-        Ok(Arc::new(Text { node: self, text, fresh: AtomicBool::new(true), opener, mounts }))
+    }
+
+    fn process(&self) -> Option<i32> {
+        match &self.what {
+            What::Process(member, Item::Dir) if !member.nested => Some(member.view(&self.proc.kernel)?.group.pid),
+            _ => None,
+        }
+    }
+
+    fn own_rules(&self) -> bool {
+        matches!(&self.what, What::Process(member, Item::Dir) if !member.nested)
+    }
+
+    fn open(self: Arc<Self>, _flags: i32) -> SysResult<Arc<dyn FileOps>> {
+        text::open(self)
     }
 
     fn create(self: Arc<Self>, _name: &[u8], _node: &NewNode) -> SysResult<Arc<dyn Inode>> {
@@ -290,65 +320,5 @@ impl Inode for Node {
 
     fn caching(&self) -> Caching {
         Caching::None
-    }
-}
-
-/// An open file.
-struct Text {
-    node: Arc<Node>,
-    text: Mutex<Arc<Vec<u8>>>,
-    /// Nobody has read it since it was made.
-    fresh: AtomicBool,
-    opener: Option<Arc<Credentials>>,
-    /// Of a list of mounts: the namespace, and how often it had changed when somebody last asked (poll(2)).
-    mounts: Option<(AtomicU64, Arc<NamespaceState>)>,
-}
-
-impl FileOps for Text {
-    fn read(&self, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
-        // Those who rewind want news.
-        if !self.fresh.swap(false, Ordering::Relaxed) && offset == 0 {
-            let text = Arc::new(self.node.text()?);
-            *self.text.lock() = text;
-        }
-        let text = self.text.lock().clone();
-        let rest = usize::try_from(offset).ok().and_then(|at| text.get(at..)).unwrap_or_default();
-        let part = rest.get(..rest.len().min(buf.remaining())).unwrap_or_default();
-        if part.is_empty() { Ok(0) } else { buf.copy_out(part) }
-    }
-
-    fn write(&self, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
-        let What::Process(member, Item::File(file)) = &self.node.what else { return Err(Errno::EINVAL) };
-        let (Some(write), Some(opener)) = (file.write, &self.opener) else { return Err(Errno::EINVAL) };
-        // A page at most, and not in parts.
-        let mut text = vec![0; buf.remaining()];
-        if offset != 0 || text.len() > MAX_WRITE {
-            return Err(Errno::EINVAL);
-        }
-        let count = buf.copy_in(&mut text)?;
-        text.truncate(count);
-        let proc = &self.node.proc;
-        let start = buf.done() - count;
-        let view = member.view(&proc.kernel).ok_or(Errno::ESRCH);
-        // What is refused hasn't been written.
-        view.and_then(|view| write(proc, &view, &text, opener)).inspect_err(|_| buf.rewind(start))?;
-        Ok(count)
-    }
-
-    fn poll(&self) -> PollEvents {
-        let news = self.mounts.as_ref().is_some_and(|(seen, namespace)| {
-            let changes = namespace.changes();
-            seen.swap(changes, Ordering::Relaxed) != changes
-        });
-        let ready = PollEvents::READABLE | PollEvents::WRITABLE;
-        if news { ready | PollEvents::PRI | PollEvents::ERR } else { ready }
-    }
-
-    fn wait_queue(&self) -> Option<&WaitQueue> {
-        self.mounts.as_ref().map(|(_, namespace)| namespace.queue())
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }

@@ -3,14 +3,14 @@
 use std::any::Any;
 use std::sync::{Arc, Weak};
 
-use abi::{Errno, SysResult};
+use abi::{Errno, SysResult, c};
 use mm::MemoryManager;
 use task::Access;
 use usermem::IoBuf;
 use vfs::FileOps;
 
 use crate::Proc;
-use crate::process::View;
+use crate::process::Member;
 
 /// Bytes that are copied at a time.
 const CHUNK: usize = 64 << 10;
@@ -19,22 +19,33 @@ const CHUNK: usize = 64 << 10;
 type Step<'a> = &'a mut dyn FnMut(&mut IoBuf<'_>, u64, &mut [u8]) -> SysResult<usize>;
 
 /// An open one. It stays with the program that ran when it was opened, and shows nothing when that is gone.
-struct Memory(Weak<MemoryManager>);
+struct Memory {
+    mm: Weak<MemoryManager>,
+    proc: Arc<Proc>,
+    member: Member,
+}
 
 /// Opens it.
 ///
 /// # Errors
 /// `EACCES` when the caller may not attach to the task (ptrace(2)).
-pub fn open(proc: &Proc, view: &View) -> SysResult<Arc<dyn FileOps>> {
+pub fn open(proc: &Arc<Proc>, member: &Member) -> SysResult<Arc<dyn FileOps>> {
+    let view = member.view(&proc.kernel).ok_or(Errno::ESRCH)?;
     let task = view.task.as_ref().ok_or(Errno::ESRCH)?;
     if proc.caller().is_some_and(|caller| !caller.may_attach(task, Access::Files)) {
         return Err(Errno::EACCES);
     }
     let mm = view.mm().map(|mm| Arc::downgrade(&mm)).unwrap_or_default();
-    Ok(Arc::new(Memory(mm)))
+    Ok(Arc::new(Memory { mm, proc: proc.clone(), member: member.clone() }))
 }
 
 impl Memory {
+    /// The memory, if the process still runs in it: that of one that ends may live a little longer.
+    fn get(&self) -> Option<Arc<MemoryManager>> {
+        let now = self.member.view(&self.proc.kernel)?.mm()?;
+        self.mm.upgrade().filter(|mm| Arc::ptr_eq(mm, &now))
+    }
+
     /// Moves pieces by `step` until there is no more; returns how much that was.
     fn transfer(buf: &mut IoBuf<'_>, step: Step<'_>, at: u64) -> SysResult<usize> {
         let mut piece = vec![0; buf.remaining().min(CHUNK)];
@@ -59,7 +70,7 @@ impl Memory {
 
 impl FileOps for Memory {
     fn read(&self, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
-        let Some(mm) = self.0.upgrade() else { return Ok(0) };
+        let Some(mm) = self.get() else { return Ok(0) };
         let mut step = |buf: &mut IoBuf<'_>, at: u64, piece: &mut [u8]| {
             let read = mm.read_remote(at, piece, true).map_err(|_| Errno::EIO)?;
             buf.copy_out(piece.get(..read).unwrap_or_default())
@@ -68,7 +79,7 @@ impl FileOps for Memory {
     }
 
     fn write(&self, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
-        let Some(mm) = self.0.upgrade() else { return Ok(0) };
+        let Some(mm) = self.get() else { return Ok(0) };
         let mut step = |buf: &mut IoBuf<'_>, at: u64, piece: &mut [u8]| {
             let start = buf.done();
             let count = buf.copy_in(piece)?;
@@ -78,6 +89,11 @@ impl FileOps for Memory {
             written
         };
         Self::transfer(buf, &mut step, offset)
+    }
+
+    fn seek(&self, _offset: i64, whence: i32) -> Option<SysResult<u64>> {
+        // There is no end.
+        (whence == c::SEEK_END).then_some(Err(Errno::EINVAL))
     }
 
     fn as_any(&self) -> &dyn Any {

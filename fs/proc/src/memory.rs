@@ -119,6 +119,33 @@ fn sorted(view: &View) -> Vec<(MapInfo, Residency)> {
     all
 }
 
+/// Mappings with their memory policies and pages (numa(7)): there is one node.
+pub fn numa_maps(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
+    let mut text = String::new();
+    for (map, sum) in sorted(view) {
+        let _ = write!(text, "{:08x} default", map.range.start);
+        if map.name.starts_with('/') {
+            let _ = write!(text, " file={}", map.name.replace(' ', "\\040").replace('\n', "\\012"));
+        } else if map.name == "[heap]" {
+            text.push_str(" heap");
+        } else if map.name == "[stack]" {
+            text.push_str(" stack");
+        }
+        let (anonymous, all) = (sum.anonymous / PAGE_SIZE, sum.resident / PAGE_SIZE);
+        if anonymous > 0 {
+            let _ = write!(text, " anon={anonymous} dirty={anonymous}");
+        }
+        if all > anonymous {
+            let _ = write!(text, " mapped={}", all - anonymous);
+        }
+        if all > 0 {
+            let _ = write!(text, " N0={all} kernelpagesize_kB=4");
+        }
+        text.push('\n');
+    }
+    Ok(text.into_bytes())
+}
+
 pub fn smaps(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
     let mut text = String::new();
     for (map, sum) in sorted(view) {

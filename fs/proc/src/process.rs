@@ -15,6 +15,8 @@ use crate::{Proc, locks, number};
 pub struct Member {
     pid: i32,
     thread: Option<i32>,
+    /// In a directory task/; threads have one in /proc itself, too, which isn't listed.
+    pub nested: bool,
     group: Weak<Group>,
     /// Whose numbers are names.
     ns: Arc<PidNamespace>,
@@ -77,10 +79,12 @@ impl Item {
     /// Type and permissions.
     pub fn mode(self) -> u32 {
         match self {
-            Self::Dir | Self::Fds | Self::FdInfos | Self::Tasks | Self::Net | Self::Namespaces => c::S_IFDIR | 0o555,
+            Self::Dir | Self::FdInfos | Self::Tasks | Self::Net => c::S_IFDIR | 0o555,
+            Self::Fds => c::S_IFDIR | 0o500,
+            Self::Namespaces => c::S_IFDIR | 0o511,
             Self::NetFile(_) | Self::FdInfo(_) => c::S_IFREG | 0o444,
-            Self::File(file) => c::S_IFREG | if file.write.is_some() { 0o644 } else { 0o444 },
             Self::Memory => c::S_IFREG | 0o600,
+            Self::File(file) => c::S_IFREG | file.mode(),
             Self::Link(_) | Self::Namespace(_) => c::S_IFLNK | 0o777,
             Self::Fd(_) => c::S_IFLNK | 0o700,
         }
@@ -98,6 +102,8 @@ pub struct View {
     pub id: i32,
     /// Whose numbers are shown.
     pub ns: Arc<PidNamespace>,
+    /// Only of the thread, as in task/: not of the whole process.
+    pub one: bool,
 }
 
 impl View {
@@ -154,14 +160,15 @@ impl Member {
     pub(crate) fn process(proc: &Proc, number: i32) -> Option<Self> {
         let (kernel, pid) = (&proc.kernel, proc.pid_ns.global(number)?);
         let group = kernel.group(pid).or_else(|| Some(kernel.task(pid)?.group.clone()))?;
-        Some(Self { pid: group.pid, thread: None, group: Arc::downgrade(&group), ns: proc.pid_ns.clone() })
+        let thread = (pid != group.pid).then_some(pid);
+        Some(Self { pid: group.pid, thread, nested: false, group: Arc::downgrade(&group), ns: proc.pid_ns.clone() })
     }
 
     /// Entries of all processes.
     pub(crate) fn list(proc: &Proc) -> Vec<DirEntry> {
         let groups: Vec<_> = proc.kernel.groups.lock().keys().copied().collect();
         let entry = |pid: i32| {
-            let member = Self { pid, thread: None, group: Weak::new(), ns: proc.pid_ns.clone() };
+            let member = Self { pid, thread: None, nested: false, group: Weak::new(), ns: proc.pid_ns.clone() };
             let number = proc.pid_ns.local(pid);
             (number != 0).then(|| member.entry(number.to_string(), Item::Dir))
         };
@@ -181,7 +188,58 @@ impl Member {
             return None;
         }
         let task = task.or(tasks.first()).cloned();
-        Some(View { group, task, tasks, id, ns: self.ns.clone() })
+        Some(View { group, task, tasks, id, ns: self.ns.clone(), one: self.nested })
+    }
+
+    /// Whether a task is one of the process's.
+    pub fn is_of(&self, task: &Option<Arc<Task>>) -> bool {
+        task.as_ref().is_some_and(|task| std::ptr::eq(Arc::as_ptr(&task.group), self.group.as_ptr()))
+    }
+
+    /// Whether the caller may open a file: some show, or change, what the program has in memory.
+    ///
+    /// # Errors
+    /// `ESRCH` when the process is gone; `EACCES`.
+    pub(crate) fn check_open(&self, proc: &Proc, item: Item) -> SysResult<()> {
+        let view = self.view(&proc.kernel).ok_or(Errno::ESRCH)?;
+        let guarded = match item {
+            Item::Memory | Item::FdInfo(_) => true,
+            Item::File(file) => file.guarded,
+            _ => false,
+        };
+        match &view.task {
+            Some(task) if guarded => may_look(proc, task),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many files it has open.
+    pub fn open_files(&self, kernel: &Kernel) -> u64 {
+        let task = self.view(kernel).and_then(|view| view.task);
+        let fds = task.map(|task| task.lock().fds.clone());
+        fds.map_or(0, |fds| fds.list().len() as u64)
+    }
+
+    /// Mode of a link in fd/: as the file was opened.
+    pub fn fd_mode(&self, kernel: &Kernel, fd: i32) -> u32 {
+        let file = self.view(kernel).and_then(|view| view.file(fd).ok());
+        let flags = file.map_or(c::O_RDONLY, |file| file.flags());
+        let bits = match flags & c::O_ACCMODE {
+            _ if flags & c::O_PATH != 0 => 0,
+            c::O_RDONLY => 0o500,
+            c::O_WRONLY => 0o300,
+            _ => 0o700,
+        };
+        c::S_IFLNK | bits
+    }
+
+    /// Directories in the directory `item`.
+    pub fn subdirectories(&self, kernel: &Kernel, item: Item) -> u64 {
+        match item {
+            Item::Dir => self.items().filter(|(_, item)| item.mode() & c::S_IFMT == c::S_IFDIR).count() as u64,
+            Item::Tasks => self.view(kernel).map_or(0, |view| view.tasks.len() as u64),
+            _ => 0,
+        }
     }
 
     /// Monotonic time at which the process started.
@@ -200,13 +258,13 @@ impl Member {
             Item::Namespace(name) => (11, position(NAMESPACES, name)),
             Item::NetFile(name) => (9, name.bytes().fold(7, |hash, byte| u32::wrapping_mul(hash, 31).wrapping_add(byte.into()))),
             Item::Fd(fd) => (4, fd.cast_unsigned()),
-            Item::Memory => (14, 0),
             Item::FdInfos => (12, 0),
+            Item::Memory => (14, 0),
             Item::FdInfo(fd) => (13, fd.cast_unsigned()),
             Item::Link(link) => (5 + link as u64, 0),
             Item::File(file) => (16 + file.number, 0),
         };
-        let kind = kind | if self.thread.is_some() { 0x80 } else { 0 };
+        let kind = kind | if self.nested { 0x80 } else { 0 };
         let id = self.thread.unwrap_or(self.pid);
         u64::from(id.cast_unsigned()) << 40 | kind << 32 | u64::from(extra)
     }
@@ -227,16 +285,16 @@ impl Member {
     }
 
     fn thread(&self, tid: i32) -> Self {
-        Self { thread: Some(tid), ..self.clone() }
+        Self { thread: Some(tid), nested: true, ..self.clone() }
     }
 
     /// Fixed names of the directory.
     fn items(&self) -> impl Iterator<Item = (&'static str, Item)> {
         let files = FILES.iter().map(|file| (file.name, Item::File(file)));
         let links = LINKS.iter().map(|(name, link)| (*name, Item::Link(*link)));
-        let tasks = self.thread.is_none().then_some(("task", Item::Tasks));
-        let dirs =
-            [("mem", Item::Memory), ("fd", Item::Fds), ("fdinfo", Item::FdInfos), ("net", Item::Net), ("ns", Item::Namespaces)];
+        let tasks = (!self.nested).then_some(("task", Item::Tasks));
+        let dirs = [("fd", Item::Fds), ("fdinfo", Item::FdInfos), ("net", Item::Net), ("ns", Item::Namespaces)];
+        let files = files.chain([("mem", Item::Memory)]).filter(|(name, _)| self.nested || *name != "children");
         files.chain(links).chain(dirs).chain(tasks)
     }
 
@@ -343,7 +401,7 @@ impl Member {
         if !matches!(item, Item::Link(_) | Item::Fd(_) | Item::Namespace(_)) {
             return Err(Errno::EINVAL);
         }
-        let view = self.view(&proc.kernel).ok_or(Errno::ENOENT)?;
+        let view = self.view(&proc.kernel).ok_or(Errno::ESRCH)?;
         if let Item::Namespace(name) = item {
             let task = view.task.as_ref().ok_or(Errno::ENOENT)?;
             may_look(proc, task)?;

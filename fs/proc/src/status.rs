@@ -13,9 +13,8 @@ use task::Access;
 use usermem::{PAGE_SIZE, UserMemoryExt};
 
 use crate::memory::{self, map_lines};
-use crate::mounts;
 use crate::process::View;
-use crate::{Proc, TICK, oom, userns};
+use crate::{Proc, TICK, mounts, oom, tasks, userns};
 
 /// Most that is read of arguments and environment.
 const MAX_STRINGS: u64 = 128 << 10;
@@ -33,11 +32,25 @@ pub struct TextFile {
     pub make: fn(&Proc, &View) -> SysResult<Vec<u8>>,
     /// Takes what is written, all at once.
     pub write: Option<Take>,
+    /// Only for those who may look into the process; for its owner alone by its mode, too.
+    pub guarded: bool,
+    pub private: bool,
 }
 
 impl TextFile {
-    const NONE: Self = Self { name: "", number: 0, make: |_, _| Ok(Vec::new()), write: None };
+    pub const NONE: Self = Self { name: "", number: 0, make: |_, _| Ok(Vec::new()), write: None, guarded: false, private: false };
+
+    /// Permissions.
+    pub fn mode(&self) -> u32 {
+        let write = if self.write.is_some() { 0o200 } else { 0 };
+        write | if self.private { 0o400 } else { 0o444 }
+    }
 }
+
+/// Those for who may look into the process.
+const GUARDED: TextFile = TextFile { guarded: true, ..TextFile::NONE };
+/// Those that nobody else may open.
+const PRIVATE: TextFile = TextFile { private: true, ..GUARDED };
 
 /// All of them.
 pub static FILES: &[TextFile] = &[
@@ -45,25 +58,31 @@ pub static FILES: &[TextFile] = &[
     TextFile { name: "statm", number: 1, make: memory::statm, ..TextFile::NONE },
     TextFile { name: "status", number: 2, make: status, ..TextFile::NONE },
     TextFile { name: "cmdline", number: 3, make: |_, view| Ok(strings(view, |info| info.args.clone())), ..TextFile::NONE },
-    TextFile { name: "environ", number: 4, make: |_, view| Ok(strings(view, |info| info.env.clone())), ..TextFile::NONE },
-    TextFile { name: "comm", number: 5, make: comm_file, write: Some(write_comm) },
-    TextFile { name: "maps", number: 6, make: memory::maps, ..TextFile::NONE },
-    TextFile { name: "auxv", number: 7, make: |_, view| Ok(info(view).auxv), ..TextFile::NONE },
+    TextFile { name: "environ", number: 4, make: |_, view| Ok(strings(view, |info| info.env.clone())), ..PRIVATE },
+    TextFile { name: "comm", number: 5, make: comm_file, write: Some(write_comm), ..TextFile::NONE },
+    TextFile { name: "maps", number: 6, make: memory::maps, ..GUARDED },
+    TextFile { name: "auxv", number: 7, make: |_, view| Ok(info(view).auxv), ..PRIVATE },
     TextFile { name: "mounts", number: 8, make: mounts::mounts, ..TextFile::NONE },
     TextFile { name: "mountinfo", number: 9, make: mounts::mountinfo, ..TextFile::NONE },
     TextFile { name: "limits", number: 10, make: limits, ..TextFile::NONE },
     TextFile { name: "cgroup", number: 11, make: |_, _| Ok(b"0::/\n".to_vec()), ..TextFile::NONE },
-    TextFile { name: "smaps", number: 12, make: memory::smaps, ..TextFile::NONE },
-    TextFile { name: "smaps_rollup", number: 13, make: memory::smaps_rollup, ..TextFile::NONE },
+    TextFile { name: "smaps", number: 12, make: memory::smaps, ..GUARDED },
+    TextFile { name: "smaps_rollup", number: 13, make: memory::smaps_rollup, ..GUARDED },
     TextFile { name: "mountstats", number: 14, make: mounts::mountstats, ..TextFile::NONE },
+    TextFile { name: "io", number: 15, make: tasks::io, ..PRIVATE },
+    TextFile { name: "children", number: 18, make: tasks::children, ..TextFile::NONE },
+    TextFile { name: "schedstat", number: 19, make: tasks::schedstat, ..TextFile::NONE },
+    TextFile { name: "sched", number: 20, make: tasks::sched, ..TextFile::NONE },
+    TextFile { name: "cpuset", number: 21, make: |_, _| Ok(b"/\n".to_vec()), ..TextFile::NONE },
+    TextFile { name: "numa_maps", number: 22, make: memory::numa_maps, ..GUARDED },
     TextFile { name: "wchan", number: 40, make: |_, _| Ok(b"0".to_vec()), ..TextFile::NONE },
-    TextFile { name: "syscall", number: 47, make: syscall, ..TextFile::NONE },
-    TextFile { name: "personality", number: 41, make: |_, _| Ok(b"00000000\n".to_vec()), ..TextFile::NONE },
-    TextFile { name: "loginuid", number: 42, make: |_, _| Ok(b"4294967295".to_vec()), ..TextFile::NONE },
-    TextFile { name: "sessionid", number: 43, make: |_, _| Ok(b"4294967295".to_vec()), ..TextFile::NONE },
+    TextFile { name: "syscall", number: 47, make: syscall, ..PRIVATE },
+    TextFile { name: "personality", number: 41, make: tasks::personality, ..PRIVATE },
+    TextFile { name: "loginuid", number: 42, make: tasks::loginuid, write: Some(tasks::write_loginuid), ..TextFile::NONE },
+    TextFile { name: "sessionid", number: 43, make: tasks::sessionid, ..TextFile::NONE },
     TextFile { name: "oom_score", number: 44, make: oom::score, ..TextFile::NONE },
-    TextFile { name: "oom_score_adj", number: 47, make: oom::adjustment, write: Some(oom::write_adjustment) },
-    TextFile { name: "oom_adj", number: 48, make: oom::old_adjustment, write: Some(oom::write_old_adjustment) },
+    TextFile { name: "oom_score_adj", number: 16, make: oom::adjustment, write: Some(oom::write_adjustment), ..TextFile::NONE },
+    TextFile { name: "oom_adj", number: 17, make: oom::old_adjustment, write: Some(oom::write_old_adjustment), ..TextFile::NONE },
     TextFile { name: "coredump_filter", number: 45, make: |_, _| Ok(b"00000033\n".to_vec()), ..TextFile::NONE },
     TextFile {
         name: "timerslack_ns",
@@ -79,14 +98,16 @@ pub static FILES: &[TextFile] = &[
         number: 30,
         make: |proc, view| userns::map(proc, view, MapKind::Users),
         write: Some(userns::write_uid_map),
+        ..TextFile::NONE
     },
     TextFile {
         name: "gid_map",
         number: 31,
         make: |proc, view| userns::map(proc, view, MapKind::Groups),
         write: Some(userns::write_gid_map),
+        ..TextFile::NONE
     },
-    TextFile { name: "setgroups", number: 32, make: userns::setgroups, write: Some(userns::write_setgroups) },
+    TextFile { name: "setgroups", number: 32, make: userns::setgroups, write: Some(userns::write_setgroups), ..TextFile::NONE },
 ];
 
 /// State letter and word.

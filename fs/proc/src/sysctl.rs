@@ -1,10 +1,78 @@
-//! /proc/sys, but for what system V objects have: limits and switches as they are here. None can be changed.
+//! /proc/sys, but for what system V objects have. What can be written to has an effect, or couldn't have one here.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use abi::{Errno, SysResult};
 use anon::inotify;
+use task::Kernel;
 
-use crate::system::{Entry, dir, file, text};
+use crate::system::{Entry, MAX, dir, file, numbers, setting, text};
+
+/// Most numbers in a file.
+const MAX_NUMBERS: usize = 8;
+
+/// Numbers that are kept as they have been written.
+pub struct Numbers {
+    pub first: &'static [i64],
+    pub min: i64,
+    pub max: i64,
+}
+
+impl Numbers {
+    fn get(&self, kernel: &Kernel, name: &str) -> Vec<i64> {
+        kernel.settings.lock().get(name).cloned().unwrap_or_else(|| self.first.to_vec())
+    }
+
+    pub fn text(&self, kernel: &Kernel, name: &str) -> Vec<u8> {
+        let words: Vec<_> = self.get(kernel, name).iter().map(i64::to_string).collect();
+        (words.join("\t") + "\n").into_bytes()
+    }
+
+    /// Keeps as many as are there.
+    ///
+    /// # Errors
+    /// `EINVAL` for what is no number, or none of these.
+    pub fn set(&self, kernel: &Kernel, name: &'static str, text: &[u8]) -> SysResult<()> {
+        let mut kept = self.get(kernel, name);
+        for (slot, word) in kept.iter_mut().zip(words(text)?) {
+            let value = word.parse().ok().filter(|value| (self.min..=self.max).contains(value));
+            *slot = value.ok_or(Errno::EINVAL)?;
+        }
+        kernel.settings.lock().insert(name, kept);
+        Ok(())
+    }
+}
+
+fn words(text: &[u8]) -> SysResult<Vec<&str>> {
+    let text = std::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
+    let words: Vec<_> = text.split([' ', '\t', '\n', '\0']).filter(|word| !word.is_empty()).take(MAX_NUMBERS).collect();
+    if words.is_empty() { Err(Errno::EINVAL) } else { Ok(words) }
+}
+
+/// The first line of what is written, as far as there is room for it.
+pub fn line(text: &[u8], room: usize) -> Vec<u8> {
+    let end = text.iter().position(|byte| matches!(byte, b'\n' | 0)).unwrap_or(text.len());
+    text.get(..end.min(room)).unwrap_or_default().to_vec()
+}
+
+/// One number.
+///
+/// # Errors
+/// `EINVAL` for what isn't one from `min` to `max`.
+pub fn number(text: &[u8], min: i64, max: i64) -> SysResult<i64> {
+    let value = words(text)?.first().and_then(|word| word.parse().ok());
+    value.filter(|value| (min..=max).contains(value)).ok_or(Errno::EINVAL)
+}
+
+fn show(limit: &AtomicUsize) -> SysResult<Vec<u8>> {
+    text(format!("{}\n", limit.load(Ordering::Relaxed)))
+}
+
+fn store(limit: &AtomicUsize, text: &[u8]) -> SysResult<()> {
+    let value = number(text, 0, MAX)?;
+    limit.store(usize::try_from(value).map_err(|_| Errno::EINVAL)?, Ordering::Relaxed);
+    Ok(())
+}
 
 const YAMA: &[Entry] = &[file("ptrace_scope", 301, |_| text("1\n"))];
 
@@ -14,18 +82,18 @@ pub const KERNEL: &[Entry] = &[
     file("core_pattern", 308, |_| text("core\n")),
     file("core_uses_pid", 309, |_| text("0\n")),
     file("core_pipe_limit", 310, |_| text("0\n")),
-    file("printk", 311, |_| text("4\t4\t1\t7\n")),
-    file("panic", 312, |_| text("0\n")),
-    file("panic_on_oops", 313, |_| text("0\n")),
+    numbers("printk", 311, &[4, 4, 1, 7], 0, 15),
+    numbers("panic", 312, &[0], -MAX, MAX),
+    numbers("panic_on_oops", 313, &[0], 0, 1),
     file("tainted", 314, |_| text("0\n")),
-    file("sysrq", 315, |_| text("0\n")),
+    numbers("sysrq", 315, &[0], 0, 511),
     file("perf_event_paranoid", 316, |_| text("4\n")),
     file("kptr_restrict", 317, |_| text("0\n")),
     file("dmesg_restrict", 318, |_| text("0\n")),
     file("randomize_va_space", 319, |_| text("2\n")),
     file("modules_disabled", 320, |_| text("1\n")),
-    file("sched_rt_runtime_us", 321, |_| text("950000\n")),
-    file("sched_rt_period_us", 322, |_| text("1000000\n")),
+    numbers("sched_rt_runtime_us", 321, &[950000], -1, MAX),
+    numbers("sched_rt_period_us", 322, &[1000000], 1, MAX),
     file("unprivileged_bpf_disabled", 323, |_| text("2\n")),
     file("io_uring_disabled", 324, |_| text("2\n")),
     dir("yama", 325, YAMA),
@@ -33,17 +101,17 @@ pub const KERNEL: &[Entry] = &[
 
 /// /proc/sys/vm
 pub const VM: &[Entry] = &[
-    file("swappiness", 327, |_| text("60\n")),
-    file("overcommit_kbytes", 328, |_| text("0\n")),
-    file("dirty_ratio", 329, |_| text("20\n")),
-    file("dirty_background_ratio", 330, |_| text("10\n")),
+    numbers("swappiness", 327, &[60], 0, 200),
+    numbers("overcommit_kbytes", 328, &[0], 0, MAX),
+    numbers("dirty_ratio", 329, &[20], 0, 100),
+    numbers("dirty_background_ratio", 330, &[10], 0, 100),
     file("nr_hugepages", 331, |_| text("0\n")),
-    file("nr_overcommit_hugepages", 332, |_| text("0\n")),
-    file("min_free_kbytes", 333, |_| text("67584\n")),
-    file("vfs_cache_pressure", 334, |_| text("100\n")),
-    file("page-cluster", 335, |_| text("3\n")),
+    numbers("nr_overcommit_hugepages", 332, &[0], 0, MAX),
+    numbers("min_free_kbytes", 333, &[67584], 0, MAX),
+    numbers("vfs_cache_pressure", 334, &[100], 0, MAX),
+    numbers("page-cluster", 335, &[3], 0, MAX),
     file("legacy_va_layout", 336, |_| text("0\n")),
-    file("zone_reclaim_mode", 337, |_| text("0\n")),
+    numbers("zone_reclaim_mode", 337, &[0], 0, MAX),
     file("memfd_noexec", 338, |_| text("0\n")),
     file("unprivileged_userfaultfd", 339, |_| text("0\n")),
     file("oom_kill_allocating_task", 340, |_| text("0\n")),
@@ -51,9 +119,14 @@ pub const VM: &[Entry] = &[
 ];
 
 const INOTIFY: &[Entry] = &[
-    file("max_user_instances", 342, |_| text(format!("{}\n", inotify::MAX_USER_INSTANCES.load(Ordering::Relaxed)))),
-    file("max_user_watches", 343, |_| text(format!("{}\n", inotify::MAX_USER_WATCHES.load(Ordering::Relaxed)))),
-    file("max_queued_events", 344, |_| text(format!("{}\n", inotify::MAX_QUEUED_EVENTS.load(Ordering::Relaxed)))),
+    setting(
+        "max_user_instances",
+        342,
+        |_| show(&inotify::MAX_USER_INSTANCES),
+        |_, text| store(&inotify::MAX_USER_INSTANCES, text),
+    ),
+    setting("max_user_watches", 343, |_| show(&inotify::MAX_USER_WATCHES), |_, text| store(&inotify::MAX_USER_WATCHES, text)),
+    setting("max_queued_events", 344, |_| show(&inotify::MAX_QUEUED_EVENTS), |_, text| store(&inotify::MAX_QUEUED_EVENTS, text)),
 ];
 
 const EPOLL: &[Entry] = &[file("max_user_watches", 345, |_| text("1048576\n"))];
@@ -86,6 +159,11 @@ pub const USER: &[Entry] = &[
     file("max_ipc_namespaces", 392, |_| text("63000\n")),
     file("max_net_namespaces", 393, |_| text("63000\n")),
     file("max_mnt_namespaces", 394, |_| text("63000\n")),
-    file("max_inotify_instances", 395, |_| text(format!("{}\n", inotify::MAX_USER_INSTANCES.load(Ordering::Relaxed)))),
-    file("max_inotify_watches", 396, |_| text(format!("{}\n", inotify::MAX_USER_WATCHES.load(Ordering::Relaxed)))),
+    setting(
+        "max_inotify_instances",
+        395,
+        |_| show(&inotify::MAX_USER_INSTANCES),
+        |_, text| store(&inotify::MAX_USER_INSTANCES, text),
+    ),
+    setting("max_inotify_watches", 396, |_| show(&inotify::MAX_USER_WATCHES), |_, text| store(&inotify::MAX_USER_WATCHES, text)),
 ];

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::{SysResult, c};
-use task::{Kernel, RELEASE, Task, UtsNamespace, VERSION};
+use task::{Kernel, MAX_NAME, RELEASE, Task, UtsNamespace, VERSION};
 
-use crate::{Proc, TICK, cpuinfo, ipc, locks, netsys, sysctl, uuid};
+use crate::sysctl::{self, Numbers};
+use crate::{Proc, TICK, cpuinfo, ipc, load, locks, netsys, uuid};
 
 /// A node of the fixed tree.
 pub struct Entry {
@@ -17,6 +18,7 @@ pub struct Entry {
 }
 
 type Make = fn(&Proc) -> SysResult<Vec<u8>>;
+type Take = fn(&Proc, &[u8]) -> SysResult<()>;
 
 /// What a node is.
 pub enum Body {
@@ -24,6 +26,10 @@ pub enum Body {
     /// A directory whose entries stand in several places.
     Dirs(&'static [&'static [Entry]]),
     File(Make),
+    /// A file that can be written to.
+    Setting(Make, Take),
+    /// Numbers that are kept, and change nothing here: of swapping, of disks, of what the host does.
+    Numbers(Numbers),
     Link(Make),
 }
 
@@ -37,11 +43,18 @@ impl Entry {
         }
     }
 
+    /// Directories in it.
+    pub fn subdirectories(&self) -> u64 {
+        let entries = self.entries().unwrap_or_default();
+        entries.iter().filter(|entry| entry.mode() & c::S_IFMT == c::S_IFDIR).count() as u64
+    }
+
     /// Type and permissions.
     pub fn mode(&self) -> u32 {
         match self.body {
             Body::Dir(_) | Body::Dirs(_) => c::S_IFDIR | 0o555,
             Body::File(_) => c::S_IFREG | 0o444,
+            Body::Setting(..) | Body::Numbers(_) => c::S_IFREG | 0o644,
             Body::Link(_) => c::S_IFLNK | 0o777,
         }
     }
@@ -49,6 +62,15 @@ impl Entry {
 
 pub const fn file(name: &'static str, ino: u64, make: Make) -> Entry {
     Entry { name, ino, body: Body::File(make) }
+}
+
+pub const fn setting(name: &'static str, ino: u64, make: Make, take: Take) -> Entry {
+    Entry { name, ino, body: Body::Setting(make, take) }
+}
+
+/// Numbers from `min` to `max` that are `first` at first.
+pub const fn numbers(name: &'static str, ino: u64, first: &'static [i64], min: i64, max: i64) -> Entry {
+    Entry { name, ino, body: Body::Numbers(Numbers { first, min, max }) }
 }
 
 const fn link(name: &'static str, ino: u64, make: Make) -> Entry {
@@ -93,11 +115,30 @@ pub static ROOT: Entry = dir(
         file("devices", 404, |_| {
             text("Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n")
         }),
-        file("interrupts", 405, |_| text("")),
+        file("interrupts", 405, load::interrupts),
+        file("softirqs", 408, load::softirqs),
+        file("vmstat", 409, load::vmstat),
+        file("schedstat", 410, load::schedstat),
+        file("buddyinfo", 411, load::buddyinfo),
+        file("zoneinfo", 412, load::zoneinfo),
+        file("consoles", 413, |_| text("")),
+        file("execdomains", 414, |_| text("0-0\tLinux           \t[kernel]\n")),
+        file("iomem", 415, |_| text("")),
+        file("ioports", 416, |_| text("")),
+        file("key-users", 417, |_| text("")),
+        dir("pressure", 418, load::PRESSURE),
+        dir("driver", 422, &[]),
+        dir("bus", 423, &[]),
+        dir("fs", 424, &[]),
+        dir("irq", 425, &[]),
+        dir("tty", 426, &[]),
         file("cgroups", 406, |_| text("#subsys_name\thierarchy\tnum_cgroups\tenabled\n")),
         file("locks", 407, locks::text),
     ],
 );
+
+/// Highest value of most settings.
+pub const MAX: i64 = i32::MAX as i64;
 
 const SYS: &[Entry] = &[
     dirs("kernel", 21, &[KERNEL, sysctl::KERNEL]),
@@ -110,8 +151,8 @@ const SYS: &[Entry] = &[
 const KERNEL: &[Entry] = &[
     file("osrelease", 30, |_| text(format!("{RELEASE}\n"))),
     file("ostype", 31, |_| text("Linux\n")),
-    file("hostname", 32, hostname),
-    file("domainname", 38, domainname),
+    setting("hostname", 32, hostname, |proc, text| uts(proc).set_host(sysctl::line(text, MAX_NAME))),
+    setting("domainname", 38, domainname, |proc, text| uts(proc).set_domain(sysctl::line(text, MAX_NAME))),
     file("version", 33, |_| text(format!("{VERSION}\n"))),
     file("pid_max", 34, |_| text("4194304\n")),
     dir("random", 35, RANDOM),
@@ -138,7 +179,7 @@ const RANDOM: &[Entry] = &[file("boot_id", 36, |proc| Ok(proc.boot_id.clone())),
 const VM: &[Entry] = &[
     // Only what is larger than the machine is refused.
     file("overcommit_memory", 40, |_| text("0\n")),
-    file("overcommit_ratio", 42, |_| text("50\n")),
+    numbers("overcommit_ratio", 42, &[50], 0, MAX),
     file("mmap_min_addr", 43, |_| text("65536\n")),
     file("max_map_count", 41, |_| text("65530\n")),
 ];
@@ -177,7 +218,7 @@ fn own_thread(proc: &Proc) -> SysResult<Vec<u8>> {
 }
 
 /// The names that the reader sees.
-fn uts(proc: &Proc) -> Arc<UtsNamespace> {
+pub fn uts(proc: &Proc) -> Arc<UtsNamespace> {
     proc.caller().map_or_else(|| proc.kernel.ns.uts.clone(), |task| task.lock().ns.uts.clone())
 }
 

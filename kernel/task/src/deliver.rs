@@ -79,11 +79,26 @@ impl Current {
         let saved = self.task.lock().saved_mask.take();
         if let Some(mask) = saved {
             self.set_mask(mask);
+            // What the temporary mask has held off comes before the program goes on.
+            if self.task.signal_pending() {
+                return self.deliver_signals();
+            }
         }
         if self.stepping || self.debugged {
             self.arm();
         }
         None
+    }
+
+    /// Puts the mask back that a call has swapped for its time, unless a signal has ended that: then it is put back behind the handler.
+    pub fn restore_mask<T>(&self, result: &SysResult<T>) {
+        if matches!(result, Err(Errno::ERESTARTNOHAND | Errno::ERESTARTSYS | Errno::EINTR)) {
+            return;
+        }
+        let saved = self.task.lock().saved_mask.take();
+        if let Some(mask) = saved {
+            self.set_mask(mask);
+        }
     }
 
     /// Takes the next signal that isn't blocked: the task's own first.

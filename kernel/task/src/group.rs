@@ -87,6 +87,8 @@ pub struct Group {
     pub exit_signal: AtomicI32,
     pub(crate) timers: OnceLock<Box<ProcessTimers>>,
     pub started: u64,
+    /// As whom it has logged in, and how often somebody had by then (/proc/pid/loginuid, sessionid); -1: nobody has.
+    pub login: Mutex<(u32, u32)>,
     pub usage: Mutex<Usage>,
 }
 
@@ -159,6 +161,7 @@ impl Group {
             exit_signal: AtomicI32::new(exit_signal),
             timers: OnceLock::new(),
             started: monotonic_ns(),
+            login: Mutex::new(model.map_or((u32::MAX, u32::MAX), |model| *model.login.lock())),
             usage: Mutex::default(),
         })
     }
@@ -166,6 +169,13 @@ impl Group {
     /// Number of the parent, as the process itself sees it; 0 when it doesn't see one.
     pub fn parent_pid(&self) -> i32 {
         self.parent.lock().upgrade().map_or(0, |parent| parent.number.number_in(self.pid_ns()))
+    }
+
+    /// The children that its thread `tid` has made, or has been given.
+    #[must_use]
+    pub fn children_of(&self, tid: i32) -> Vec<Arc<Self>> {
+        let children = self.children.lock();
+        children.iter().filter(|child| child.parent_tid.load(Ordering::Relaxed) == tid).cloned().collect()
     }
 
     /// Its process group.

@@ -133,12 +133,16 @@ pub struct Kernel {
     pub started: u64,
     /// System calls that this kernel doesn't have, and how often they were made.
     pub unknown: Mutex<BTreeMap<u64, u64>>,
+    /// Logins so far.
+    pub logins: AtomicU32,
     /// Tasks made since the start.
     pub forks: AtomicU64,
     pub trace: Trace,
     pub quota: Quota,
     /// Processes killed because memory was up.
     pub oom_kills: AtomicU64,
+    /// Settings of /proc/sys as they were last written, by name: those that nothing in the kernel reads elsewhere.
+    pub settings: Mutex<BTreeMap<&'static str, Vec<i64>>>,
     /// No task runs programs.
     pub(crate) paused: AtomicBool,
     pub worker: Worker,
@@ -177,10 +181,12 @@ impl Kernel {
             filesystems: FileSystems::default(),
             started: monotonic_ns(),
             unknown: Mutex::default(),
+            logins: AtomicU32::new(0),
             forks: AtomicU64::new(0),
             trace: Trace::default(),
             quota: Quota::default(),
             oom_kills: AtomicU64::new(0),
+            settings: Mutex::default(),
             paused: AtomicBool::new(false),
             worker: Worker::default(),
             first: Mutex::default(),

@@ -23,6 +23,7 @@ use crate::ptrace::{Stop, Tracee};
 use crate::sched::Scheduling;
 use crate::seccomp::Filters;
 use crate::stop::Halt;
+use crate::usage::IoCounters;
 
 /// Timer slack of the first task, in nanoseconds.
 const TIMER_SLACK: u64 = 50_000;
@@ -119,6 +120,7 @@ pub struct Task {
     /// Page faults handled, and how often it has slept.
     pub(crate) faults: AtomicU64,
     pub(crate) switches: AtomicU64,
+    pub(crate) io: IoCounters,
 }
 
 impl Task {
@@ -188,6 +190,7 @@ impl Task {
             position: Position::default(),
             faults: AtomicU64::new(0),
             switches: AtomicU64::new(0),
+            io: IoCounters::default(),
         })
     }
 

@@ -208,6 +208,11 @@ pub trait Inode: Send + Sync + Any {
         generic_permission(who, &attr, acl, access)
     }
 
+    /// The process whose directory in /proc it is, by its number in the first namespace (pidfd_send_signal(2)).
+    fn process(&self) -> Option<i32> {
+        None
+    }
+
     /// Whether [`Self::permission`] has rules of its own, which bind root too.
     fn own_rules(&self) -> bool {
         false

@@ -8,11 +8,13 @@ mod copy;
 mod file;
 mod hook;
 mod memory;
+mod mode;
 
 pub use copy::{Segment, append, install_fault_handler, preadv, pwritev, readv, writev};
 pub use file::HostFile;
 pub use hook::MapHook;
 pub use memory::{Access, IoBuf, MAX_RW, UserMemory, UserMemoryExt};
+pub use mode::chmod_at;
 
 /// Bytes of a page.
 pub const PAGE_SIZE: u64 = 4096;

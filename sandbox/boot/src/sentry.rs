@@ -121,6 +121,7 @@ fn build(config: &BootConfig, mounts: Vec<tree::Prepared>) -> Result<Launcher, B
     rustix::process::umask(rustix::fs::Mode::empty());
     usermem::install_fault_handler();
     sync::watch_load();
+    procfs::learn_speed();
     let vdso = systrap::host_vdso().map_err(failed("cannot read /proc/self/maps", ""))?;
     jail::empty_root().map_err(failed("cannot make an empty root", ""))?;
     let privilege = if config.writes_to_host() { jail::Privilege::Write } else { jail::Privilege::Read };

@@ -117,6 +117,9 @@ const WRITING: &[i64] = &[
     libc::SYS_mknodat,
 ];
 
+/// Of Linux 6.6; libc doesn't name it everywhere.
+const SYS_FCHMODAT2: i64 = 452;
+
 fn condition(arg: u8, op: SeccompCmpOp, value: u64) -> io::Result<SeccompRule> {
     let condition = SeccompCondition::new(arg, SeccompCmpArgLen::Dword, op, value).map_err(io::Error::other)?;
     SeccompRule::new(vec![condition]).map_err(io::Error::other)
@@ -136,6 +139,11 @@ pub fn filter(writable: bool) -> io::Result<()> {
     // Threads, not processes.
     let thread = SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64);
     rules.insert(libc::SYS_clone, vec![condition(0, thread, libc::CLONE_THREAD as u64)?]);
+    if writable {
+        // fchmodat2: modes of sockets, which can't be opened. A link at the name is refused, or this condition isn't met.
+        let nofollow = condition(3, SeccompCmpOp::Eq, libc::AT_SYMLINK_NOFOLLOW as u64)?;
+        rules.insert(SYS_FCHMODAT2, vec![nofollow]);
+    }
     // Guests' membarrier(2): a barrier on the CPUs that run processes which have asked to be reached, the stubs among them. No more than an
     // interrupt to others.
     let barrier = SeccompCmpOp::Eq;

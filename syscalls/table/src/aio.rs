@@ -42,7 +42,9 @@ pub const ENTRIES: &[Entry] = &[
                 swap_mask(t, set);
             }
         }
-        get_events(t, a, a[4])
+        let result = get_events(t, a, a[4]);
+        t.restore_mask(&result);
+        result
     }),
 ];
 

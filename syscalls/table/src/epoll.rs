@@ -25,12 +25,16 @@ pub const ENTRIES: &[Entry] = &[
     full(nr::EPOLL_WAIT, |t, a| wait(t, a, millis(a[3]))),
     full(nr::EPOLL_PWAIT, |t, a| {
         mask(t, a[4], a[5])?;
-        wait(t, a, millis(a[3]))
+        let result = wait(t, a, millis(a[3]));
+        t.restore_mask(&result);
+        result
     }),
     full(nr::EPOLL_PWAIT2, |t, a| {
         let deadline = timeout(t, a[3])?.map(after);
         mask(t, a[4], a[5])?;
-        wait(t, a, deadline)
+        let result = wait(t, a, deadline);
+        t.restore_mask(&result);
+        result
     }),
 ];
 

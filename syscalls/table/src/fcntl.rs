@@ -14,7 +14,7 @@ use crate::args::{int, uint};
 use crate::fd::install;
 use crate::{Entry, lock, partial};
 
-pub const ENTRIES: &[Entry] = &[partial(nr::FCNTL, fcntl, "no F_NOTIFY or write hints")];
+pub const ENTRIES: &[Entry] = &[partial(nr::FCNTL, fcntl, "F_NOTIFY only takes back; no write hints")];
 
 /// Calls that the C library has no names for.
 const F_SETOWN_EX: i32 = 15;
@@ -22,12 +22,19 @@ const F_GETOWN_EX: i32 = 16;
 const F_SETSIG: i32 = 10;
 const F_GETSIG: i32 = 11;
 const F_DUPFD_QUERY: i32 = 1027;
+const F_NOTIFY: i32 = 1026;
+const DN_MULTISHOT: u32 = 0x8000_0000;
 const F_ADD_SEALS: i32 = 1033;
 const F_GET_SEALS: i32 = 1034;
 
 /// The pipe behind a file.
 fn pipe(file: &File) -> SysResult<&PipeEnd> {
     file.ops.as_any().downcast_ref().ok_or(Errno::EBADF)
+}
+
+/// dnotify: watches of which there are none can be taken back.
+fn notify(events: u32) -> SysResult<u64> {
+    if events & !DN_MULTISHOT == 0 { Ok(0) } else { Err(Errno::EINVAL) }
 }
 
 fn fcntl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
@@ -73,6 +80,7 @@ fn fcntl(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
             }
             set_owner(t, &file, kind, id)
         }
+        F_NOTIFY => notify(uint(arg)),
         F_ADD_SEALS => add_seals(&file, uint(arg)),
         F_GET_SEALS => Ok(file.ops.seals()?.into()),
         F_GETSIG => Ok(file.owner().signo.cast_unsigned().into()),

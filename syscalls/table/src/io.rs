@@ -110,6 +110,7 @@ fn read_with(t: &Current, file: &File, buf: &mut IoBuf<'_>, mode: Mode) -> SysRe
         Err(Errno::EAGAIN) if !file.nonblocking() && !mode.nowait => read_later(t, file, buf, at),
         result => result.map(drop),
     };
+    t.count_read((buf.done() - start) as u64);
     match (result, buf.done() - start) {
         // What has been read counts, whatever came after.
         (Err(errno), 0) => Err(errno),
@@ -168,6 +169,7 @@ fn write_with(t: &Current, file: &File, buf: &mut IoBuf<'_>, mode: Mode) -> SysR
         Err(Errno::EFBIG) => too_large(t),
         _ => {}
     }
+    t.count_write((buf.done() - start) as u64);
     match (result, buf.done() - start) {
         // What has been written counts, whatever came after.
         (Err(errno), 0) => Err(errno),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use abi::signal::SigInfo;
 use abi::{Errno, SysResult, c, nr};
-use task::{Access, Current, Group, PidFd};
+use task::{Access, Current, Group, PidFd, Task};
 use usermem::UserMemoryExt;
 use vfs::File;
 
@@ -15,6 +15,10 @@ use crate::{Entry, full};
 
 pub const ENTRIES: &[Entry] =
     &[full(nr::PIDFD_OPEN, pidfd_open), full(nr::PIDFD_SEND_SIGNAL, pidfd_send_signal), full(nr::PIDFD_GETFD, pidfd_getfd)];
+
+const PIDFD_SIGNAL_THREAD: u32 = 1;
+const PIDFD_SIGNAL_THREAD_GROUP: u32 = 2;
+const PIDFD_SIGNAL_PROCESS_GROUP: u32 = 4;
 
 fn pidfd_open(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let (pid, flags) = (int(a[0]), int(a[1]));
@@ -41,10 +45,12 @@ pub fn process_of(t: &Current, fd: u64) -> SysResult<(Arc<Group>, bool)> {
 
 fn pidfd_send_signal(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let signo = int(a[1]);
-    if uint(a[3]) != 0 {
+    // To the process, its leader, or its process group; the first alone is what it is for without flags.
+    let flags = uint(a[3]);
+    if flags & !(PIDFD_SIGNAL_THREAD | PIDFD_SIGNAL_THREAD_GROUP | PIDFD_SIGNAL_PROCESS_GROUP) != 0 || flags.count_ones() > 1 {
         return Err(Errno::EINVAL);
     }
-    let (group, _) = process_of(t, a[0])?;
+    let group = signalled(t, a[0])?;
     // Out of sight, as in a namespace further out.
     if group.pid_in(t.pid_ns()) == 0 {
         return Err(Errno::EINVAL);
@@ -55,6 +61,9 @@ fn pidfd_send_signal(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
             let info: SigInfo = t.mm.read_obj(addr)?;
             if info.signo != signo {
                 return Err(Errno::EINVAL);
+            }
+            if flags == PIDFD_SIGNAL_PROCESS_GROUP && info.code >= 0 {
+                return Err(Errno::EPERM);
             }
             // Nobody may pretend to be the kernel, or kill(2).
             if (info.code >= 0 || info.code == c::SI_TKILL) && !Arc::ptr_eq(&group, &t.task.group) {
@@ -68,12 +77,37 @@ fn pidfd_send_signal(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     if !there {
         return Err(Errno::ESRCH);
     }
-    let uid = permitted(t, &group, None, signo)?;
-    if signo == 0 {
-        return Ok(0);
+    if flags != PIDFD_SIGNAL_PROCESS_GROUP {
+        let leader = group.threads().into_iter().find(|task| flags == PIDFD_SIGNAL_THREAD && task.is_leader());
+        if flags == PIDFD_SIGNAL_THREAD && leader.is_none() {
+            return Err(Errno::ESRCH);
+        }
+        return send(t, &group, leader.as_ref(), signo, given).map(|()| 0);
     }
-    let info = given.unwrap_or_else(|| SigInfo::from_process(signo, c::SI_USER, t.task.group.pid_in(group.pid_ns()), uid));
-    group.send(info, None, None).map(|()| 0)
+    let results: Vec<_> = group.job().members().iter().map(|member| send(t, member, None, signo, given)).collect();
+    // Who may not be reached doesn't matter where others were.
+    if results.iter().any(Result::is_ok) { Ok(0) } else { results.into_iter().next().unwrap_or(Err(Errno::ESRCH)).map(|()| 0) }
+}
+
+/// Sends a signal to a process, or to a thread of it.
+fn send(t: &Current, group: &Group, task: Option<&Arc<Task>>, signo: i32, given: Option<SigInfo>) -> SysResult<()> {
+    let uid = permitted(t, group, task.map(|task| &**task), signo)?;
+    if signo == 0 {
+        return Ok(());
+    }
+    let code = if task.is_some() { c::SI_TKILL } else { c::SI_USER };
+    let info = given.unwrap_or_else(|| SigInfo::from_process(signo, code, t.task.group.pid_in(group.pid_ns()), uid));
+    group.send(info, task.map(|task| &**task), None)
+}
+
+/// The process that a descriptor tells to whom a signal goes: of a process, or of its directory in /proc.
+fn signalled(t: &Current, fd: u64) -> SysResult<Arc<Group>> {
+    let file = file(t, fd)?;
+    if let Some(group) = PidFd::of(&file) {
+        return Ok(group.clone());
+    }
+    let directory = file.inode.as_ref().and_then(|inode| inode.process());
+    directory.and_then(|pid| t.task.kernel.group(pid)).ok_or(Errno::EBADF)
 }
 
 fn pidfd_getfd(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {

@@ -29,7 +29,9 @@ pub const ENTRIES: &[Entry] = &[
             let set: SigSet = t.mm.read_obj(a[3])?;
             swap_mask(t, set);
         }
-        poll(t, a[0], a[1], deadline)
+        let result = poll(t, a[0], a[1], deadline);
+        t.restore_mask(&result);
+        tell_rest(t, a[2], deadline, result, 1)
     }),
     full(nr::SELECT, |t, a| {
         let deadline = match a[4] {
@@ -41,7 +43,8 @@ pub const ENTRIES: &[Entry] = &[
                 Some(after(sec.saturating_mul(1_000_000_000).saturating_add(usec.saturating_mul(1000))))
             }
         };
-        select(t, a, deadline)
+        let result = select(t, a, deadline);
+        tell_rest(t, a[4], deadline, result, 1000)
     }),
     full(nr::PSELECT6, |t, a| {
         let deadline = timeout(t, a[4])?.map(after);
@@ -55,9 +58,28 @@ pub const ENTRIES: &[Entry] = &[
                 swap_mask(t, set);
             }
         }
-        select(t, a, deadline)
+        let result = select(t, a, deadline);
+        t.restore_mask(&result);
+        tell_rest(t, a[4], deadline, result, 1)
     }),
 ];
+
+/// Writes the time that is left of `deadline` to where the time to wait stood, in seconds and units of `unit` nanoseconds, as Linux does and
+/// C libraries hide. Who called may keep it where it can't be written to: that is no error, but then there is no going on either.
+fn tell_rest(t: &Current, addr: u64, deadline: Option<MonotonicNs>, result: SysResult<u64>, unit: u64) -> SysResult<u64> {
+    let Some(deadline) = deadline.filter(|_| addr != 0 && t.task.lock().personality & STICKY_TIMEOUTS == 0) else {
+        return result;
+    };
+    let left = deadline.saturating_sub(monotonic_ns());
+    let told = t.mm.write_obj(addr, &[left / 1_000_000_000, left % 1_000_000_000 / unit]);
+    match result {
+        Err(Errno::ERESTARTNOHAND) if told.is_err() => Err(Errno::EINTR),
+        result => result,
+    }
+}
+
+/// A personality(2) of programs that don't expect the time to wait to change.
+const STICKY_TIMEOUTS: u32 = 0x400_0000;
 
 /// A file and what is waited for on it.
 struct Interest {

@@ -26,15 +26,25 @@ pub const ENTRIES: &[Entry] = &[
         t.mm.write_obj(a[1], &statfs).map(|()| 0)
     }),
     full(nr::FSTATFS, |t, a| {
-        let statfs = match &file(t, a[0])?.path {
+        let file = file(t, a[0])?;
+        let statfs = match &file.path {
             Some(at) => statfs(at)?,
-            None => Statfs { kind: ANON_INODE_FS_MAGIC, bsize: 4096, frsize: 4096, namelen: 255, ..Statfs::default() },
+            None => {
+                let kind = match file.attr()?.kind() {
+                    c::S_IFIFO => PIPEFS_MAGIC,
+                    c::S_IFSOCK => SOCKFS_MAGIC,
+                    _ => ANON_INODE_FS_MAGIC,
+                };
+                Statfs { kind, bsize: 4096, frsize: 4096, namelen: 255, ..Statfs::default() }
+            }
         };
         t.mm.write_obj(a[1], &statfs).map(|()| 0)
     }),
 ];
 
 const ANON_INODE_FS_MAGIC: i64 = 0x0904_1934;
+const PIPEFS_MAGIC: i64 = 0x5049_5045;
+const SOCKFS_MAGIC: i64 = 0x534f_434b;
 
 fn put(t: &Current, attr: Attr, addr: u64) -> SysResult<u64> {
     let (uid, gid) = owner(t, &attr);

@@ -29,6 +29,7 @@ mod perm;
 mod pidfd;
 mod pipe;
 mod process;
+mod procfs;
 mod ptrace;
 mod rseq;
 mod sched;
@@ -73,6 +74,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         process::CASES,
         ptrace::CASES,
         rseq::CASES,
+        procfs::CASES,
         sched::CASES,
         seccomp::CASES,
         signal::CASES,
