@@ -83,7 +83,16 @@ pub static FILES: &[TextFile] = &[
     TextFile { name: "oom_score", number: 44, make: oom::score, ..TextFile::NONE },
     TextFile { name: "oom_score_adj", number: 16, make: oom::adjustment, write: Some(oom::write_adjustment), ..TextFile::NONE },
     TextFile { name: "oom_adj", number: 17, make: oom::old_adjustment, write: Some(oom::write_old_adjustment), ..TextFile::NONE },
-    TextFile { name: "coredump_filter", number: 45, make: |_, _| Ok(b"00000033\n".to_vec()), ..TextFile::NONE },
+    TextFile {
+        name: "coredump_filter",
+        number: 45,
+        make: |_, view| {
+            let filter = view.mm().map_or(0, |mm| mm.core_filter.load(Ordering::Relaxed));
+            Ok(format!("{filter:08x}\n").into_bytes())
+        },
+        write: Some(write_core_filter),
+        ..TextFile::NONE
+    },
     TextFile {
         name: "timerslack_ns",
         number: 46,
@@ -160,6 +169,20 @@ fn comm_file(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
     let mut text = comm(view);
     text.push(b'\n');
     Ok(text)
+}
+
+/// A number as C writes it.
+fn write_core_filter(_: &Proc, view: &View, text: &[u8], _: &Credentials) -> SysResult<()> {
+    const KNOWN: u32 = 0x1ff;
+    let text = std::str::from_utf8(text).map_err(|_| Errno::EINVAL)?.trim_end();
+    let filter = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None if text.len() > 1 && text.starts_with('0') => u32::from_str_radix(text, 8),
+        None => text.parse(),
+    };
+    let mm = view.mm().ok_or(Errno::ESRCH)?;
+    mm.core_filter.store(filter.map_err(|_| Errno::EINVAL)? & KNOWN, Ordering::Relaxed);
+    Ok(())
 }
 
 /// A thread's name may be set by the threads of its process.

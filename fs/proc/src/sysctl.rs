@@ -74,12 +74,12 @@ fn store(limit: &AtomicUsize, text: &[u8]) -> SysResult<()> {
     Ok(())
 }
 
-const YAMA: &[Entry] = &[file("ptrace_scope", 301, |_| text("1\n"))];
+const YAMA: &[Entry] = &[file("ptrace_scope", 301, |_| text(format!("{}\n", task::PTRACE_SCOPE)))];
 
 /// /proc/sys/kernel
 pub const KERNEL: &[Entry] = &[
     file("threads-max", 306, |_| text("16384\n")),
-    file("core_pattern", 308, |_| text("core\n")),
+    file("core_pattern", 308, |_| text(format!("{}\n", task::CORE_PATTERN))),
     file("core_uses_pid", 309, |_| text("0\n")),
     file("core_pipe_limit", 310, |_| text("0\n")),
     numbers("printk", 311, &[4, 4, 1, 7], 0, 15),

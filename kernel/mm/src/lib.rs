@@ -7,6 +7,7 @@
 mod access;
 mod advise;
 mod arena;
+mod core;
 mod fault;
 mod grace;
 mod guard;
@@ -34,6 +35,7 @@ use rangemap::{Piece, RangeMap};
 use sync::Mutex;
 use usermem::{PAGE_SIZE, budget};
 
+pub use core::{CoreSegment, DEFAULT_CORE_FILTER};
 pub use fault::Fault;
 pub use guard::Dumpable;
 pub use map::{Limits, MapRequest, MmapFlags};
@@ -162,6 +164,8 @@ pub struct MemoryManager {
     /// What io_setup(2) has made, by the ring's file.
     pub aio: Mutex<BTreeMap<u64, Arc<dyn Any + Send + Sync>>>,
     guard: Guard,
+    /// What a core dump shows (/proc/pid/coredump_filter).
+    pub core_filter: AtomicU32,
     /// How many of its tasks are traced: nothing is rewritten meanwhile.
     traced: AtomicU32,
 }
@@ -195,6 +199,7 @@ impl MemoryManager {
             barriers: AtomicU32::new(0),
             aio: Mutex::default(),
             guard: Guard::new(user_ns),
+            core_filter: AtomicU32::new(DEFAULT_CORE_FILTER),
             traced: AtomicU32::new(0),
         }))
     }
@@ -277,6 +282,7 @@ impl MemoryManager {
             // A child starts without (io_setup(2)).
             aio: Mutex::default(),
             guard: self.guard.clone(),
+            core_filter: AtomicU32::new(self.core_filter.load(Ordering::Relaxed)),
             traced: AtomicU32::new(0),
         }))
     }

@@ -34,7 +34,7 @@ const MAX_SITES: usize = 1 << 15;
 /// How far from a site its trampoline may be: a jump reaches two gigabytes.
 const REACH: u64 = (1 << 31) - (1 << 20);
 /// Name of their mappings in /proc/pid/maps.
-const NAME: &str = "[trampolines]";
+pub(crate) const NAME: &str = "[trampolines]";
 
 /// What has been rewritten in an address space.
 #[derive(Clone, Default)]

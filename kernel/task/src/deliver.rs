@@ -59,6 +59,10 @@ impl Current {
             if self.task.ordered_to_exit.load(Ordering::SeqCst) {
                 return Some(0);
             }
+            if self.task.group.dump.wanted.load(Ordering::SeqCst) {
+                self.join_dump();
+                continue;
+            }
             if self.job_control() {
                 continue;
             }
@@ -190,7 +194,8 @@ impl Current {
                     self.begin_stop(info.signo);
                 }
             }
-            Default::Terminate | Default::Core => group.end(info.signo),
+            Default::Terminate => group.end(info.signo),
+            Default::Core => self.end_with_core(info),
         }
     }
 

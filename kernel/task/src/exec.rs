@@ -110,6 +110,7 @@ impl Current {
         self.ctx = ctx;
         self.regs = regs;
         (self.trap, self.resumption) = (Trap::default(), None);
+        image.mm.core_filter.store(self.mm.core_filter.load(Ordering::Relaxed), Ordering::Relaxed);
         let old = std::mem::replace(&mut self.mm, image.mm);
         group.leave_memory(&old);
         {

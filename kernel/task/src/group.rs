@@ -9,6 +9,7 @@ use abi::structs::Rlimit;
 use auth::Credentials;
 use sync::{Mutex, WaitQueue, monotonic_ns};
 
+use crate::core::Dump;
 use crate::jobs::{ProcessGroup, Terminal};
 use crate::kernel::{OnExit, OnStop};
 use crate::ns::Pid;
@@ -60,6 +61,8 @@ pub struct Group {
     pub(crate) doomed: AtomicBool,
     /// A SIGKILL has come while it was ending.
     pub(crate) killed: AtomicBool,
+    /// A core dump under way.
+    pub(crate) dump: Dump,
     /// No task is left.
     zombie: AtomicBool,
     /// Another process lives or has lived in the same memory (vfork(2)).
@@ -143,6 +146,7 @@ impl Group {
             limits: Mutex::new(model.map_or_else(first_limits, |model| *model.limits.lock())),
             doomed: AtomicBool::new(false),
             killed: AtomicBool::new(false),
+            dump: Dump::default(),
             zombie: AtomicBool::new(false),
             tracees: Mutex::default(),
             leader_tracer: Mutex::default(),

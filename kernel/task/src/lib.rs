@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bootlog;
+mod core;
 mod credentials;
 mod current;
 mod death;
@@ -38,6 +39,7 @@ mod usage;
 mod wait;
 mod worker;
 
+pub use core::CORE_PATTERN;
 pub use credentials::Access;
 pub use current::{Current, Resumption};
 pub use fork::{CLONE_CLEAR_SIGHAND, CloneRequest};

@@ -95,6 +95,7 @@ impl Task {
         let shared = self.lock();
         shared.halt.join
             || shared.trap_wanted()
+            || self.group.dump.wanted.load(Ordering::SeqCst)
             || signals.end.is_some()
             || shared.pending.set.with(signals.pending.set).without(shared.mask).0 != 0
             || self.ordered_to_exit.load(Ordering::SeqCst)
@@ -117,7 +118,8 @@ impl Task {
 
     /// Whether it is about to end by a signal or with its process: what can't be interrupted otherwise ends then.
     pub(crate) fn killed(&self) -> bool {
-        self.group.doomed.load(Ordering::SeqCst) || self.ordered_to_exit.load(Ordering::SeqCst)
+        let dumped = self.group.dump.wanted.load(Ordering::SeqCst);
+        dumped || self.group.doomed.load(Ordering::SeqCst) || self.ordered_to_exit.load(Ordering::SeqCst)
     }
 }
 

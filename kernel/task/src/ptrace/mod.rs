@@ -24,8 +24,10 @@ use crate::tasks::{Shared, Task};
 pub(crate) use attach::shows;
 pub use attach::{PTRACE_SCOPE, Ptracer};
 pub use control::{CallInfo, Resume};
+pub(crate) use regs::words;
 pub use stop::Event;
 pub use xstate::RegSet;
+pub(crate) use xstate::{extended, float};
 
 /// `PTRACE_O_*` that there are.
 pub const OPTIONS: u32 = 0x30_00ff;

@@ -10,14 +10,14 @@ pub const USER_LEN: u64 = 912;
 /// Where the debug registers are in it.
 pub const DEBUG_REGISTERS: u64 = 848;
 /// Number of general registers.
-pub(super) const GENERAL: usize = 27;
+pub(crate) const GENERAL: usize = 27;
 /// What a tracer may change of `eflags`: CF, PF, AF, ZF, SF, TF, DF, OF, RF, AC.
 const FLAGS: u64 = 0x5_0dd5;
 /// End of user addresses on Linux (`TASK_SIZE_MAX`).
 const TASK_SIZE: u64 = 0x7fff_ffff_f000;
 
 /// The registers in the order of `struct user_regs_struct`.
-pub(super) fn words(regs: &UserRegs) -> [u64; GENERAL] {
+pub(crate) fn words(regs: &UserRegs) -> [u64; GENERAL] {
     let r = regs;
     [
         r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi, r.rdi, r.orig_rax, r.rip,

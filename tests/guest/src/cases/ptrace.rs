@@ -29,6 +29,7 @@ pub const CASES: &[Case] = &[
     Case { name: "trace-seccomp", calls: "ptrace seccomp", run: seccomp_trace },
     Case { name: "memory-as-a-file", calls: "pread64 pwrite64", run: memory_file },
     Case { name: "trace-in-proc", calls: "ptrace", run: in_proc },
+    Case { name: "core-dump", calls: "kill wait4 prctl", run: core_dump },
     Case { name: "memory-of-others", calls: "process_vm_readv process_vm_writev", run: memory_of_others },
 ];
 
@@ -725,4 +726,57 @@ fn in_proc() {
         "{call}"
     );
     assert_eq!(finish(pid), exited(0));
+}
+
+fn core_dump() {
+    if std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap() != "core\n" {
+        skip("core dumps go elsewhere");
+    }
+    let crash = |limit: u64, dumpable: i32| {
+        in_child(move || {
+            let mut limit = rlimit { rlim_cur: limit, rlim_max: limit };
+            ok!(SYS_setrlimit, RLIMIT_CORE, &mut limit);
+            ok!(SYS_prctl, PR_SET_DUMPABLE, dumpable);
+            WORDS[0].store(0x1122_3344_5566_7788, SeqCst);
+            std::thread::spawn(|| unsafe { pause() });
+            std::fs::write("/proc/self/coredump_filter", "0x13").unwrap();
+            assert_eq!(std::fs::read_to_string("/proc/self/coredump_filter").unwrap(), "00000013\n");
+            unsafe { usleep(20_000) };
+            raise(SIGQUIT);
+            0
+        })
+    };
+    assert_eq!(crash(0, 1), SIGQUIT);
+    assert_eq!(crash(1 << 30, 0), SIGQUIT);
+    assert!(std::fs::metadata("core").is_err());
+    std::fs::write("core", "an old one").unwrap();
+    assert_eq!(crash(1 << 30, 1), SIGQUIT | 0x80);
+    let core = std::fs::read("core").unwrap();
+    let word = |at: usize| u64::from_le_bytes(core[at..at + 8].try_into().unwrap());
+    assert_eq!((&core[..4], core[16], core[18]), (&b"\x7fELF"[..], 4, 62));
+    let headers: Vec<_> = (0..usize::from(core[56]) + (usize::from(core[57]) << 8)).map(|index| 64 + 56 * index).collect();
+    // What the program had in its memory.
+    let place = &raw const WORDS[0] as u64;
+    let holds = |at: &&usize| core[**at] == 1 && (word(**at + 16)..word(**at + 16) + word(**at + 32)).contains(&place);
+    let at = *headers.iter().find(holds).expect("the mapping with the word");
+    assert_eq!(word(word(at + 8) as usize + (place - word(at + 16)) as usize), 0x1122_3344_5566_7788);
+    // The notes begin with the status of who got the signal; there is one for each thread.
+    let (from, len) = (word(headers[0] + 8) as usize, word(headers[0] + 32) as usize);
+    let (mut notes, mut at) = (Vec::new(), from);
+    while at < from + len {
+        let (name, content, kind) = (word(at) as u32 as usize, (word(at) >> 32) as usize, word(at + 8) as u32);
+        notes.push((kind, content));
+        if notes.len() == 1 {
+            assert_eq!(word(at + 20) as i32, SIGQUIT);
+        }
+        at += 12 + name.next_multiple_of(4) + content.next_multiple_of(4);
+    }
+    let of = |kind: u32| notes.iter().filter(|note| note.0 == kind).map(|note| note.1).collect::<Vec<_>>();
+    assert_eq!((of(1), of(2), of(3), of(0x5349_4749)), (vec![336; 2], vec![512; 2], vec![136], vec![128]));
+    assert_eq!((of(0x202).len(), of(6).len(), of(0x4649_4c45).len()), (2, 1, 1));
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata("core").unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    // One that is cut off is one as well.
+    assert_eq!(crash(8192, 1), SIGQUIT | 0x80);
+    assert!((4096..=8192).contains(&std::fs::metadata("core").unwrap().len()));
 }
