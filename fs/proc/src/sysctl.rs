@@ -74,13 +74,25 @@ fn store(limit: &AtomicUsize, text: &[u8]) -> SysResult<()> {
     Ok(())
 }
 
-const YAMA: &[Entry] = &[file("ptrace_scope", 301, |_| text(format!("{}\n", task::PTRACE_SCOPE)))];
+const YAMA: &[Entry] = &[numbers("ptrace_scope", 301, &[1], 0, 3)];
 
 /// /proc/sys/kernel
 pub const KERNEL: &[Entry] = &[
     file("threads-max", 306, |_| text("16384\n")),
-    file("core_pattern", 308, |_| text(format!("{}\n", task::CORE_PATTERN))),
-    file("core_uses_pid", 309, |_| text("0\n")),
+    setting(
+        "core_pattern",
+        308,
+        |proc| Ok([&**proc.kernel.core_pattern.lock(), b"\n"].concat()),
+        |proc, text| {
+            // A program that would take it runs outside of all containers on Linux: there is no such place here.
+            if text.first() == Some(&b'|') {
+                return Err(Errno::EINVAL);
+            }
+            *proc.kernel.core_pattern.lock() = line(text, task::MAX_CORE_PATTERN);
+            Ok(())
+        },
+    ),
+    numbers("core_uses_pid", 309, &[0], 0, 1),
     file("core_pipe_limit", 310, |_| text("0\n")),
     numbers("printk", 311, &[4, 4, 1, 7], 0, 15),
     numbers("panic", 312, &[0], -MAX, MAX),

@@ -143,6 +143,8 @@ pub struct Kernel {
     pub oom_kills: AtomicU64,
     /// Settings of /proc/sys as they were last written, by name: those that nothing in the kernel reads elsewhere.
     pub settings: Mutex<BTreeMap<&'static str, Vec<i64>>>,
+    /// How core dumps are called (`kernel.core_pattern`).
+    pub core_pattern: Mutex<Vec<u8>>,
     /// No task runs programs.
     pub(crate) paused: AtomicBool,
     pub worker: Worker,
@@ -187,6 +189,7 @@ impl Kernel {
             quota: Quota::default(),
             oom_kills: AtomicU64::new(0),
             settings: Mutex::default(),
+            core_pattern: Mutex::new(b"core".to_vec()),
             paused: AtomicBool::new(false),
             worker: Worker::default(),
             first: Mutex::default(),
@@ -326,6 +329,11 @@ impl Kernel {
     fn tell_identities(&self) {
         let tasks: Vec<_> = self.tasks.lock().values().cloned().collect();
         tasks.iter().for_each(|task| task.tell_identity());
+    }
+
+    /// A setting that is a number, `first` as long as nobody has set it.
+    pub(crate) fn setting(&self, name: &str, first: i64) -> i64 {
+        self.settings.lock().get(name).and_then(|numbers| numbers.first()).copied().unwrap_or(first)
     }
 
     pub(crate) fn init_ended(&self, status: i32) {

@@ -39,7 +39,7 @@ mod usage;
 mod wait;
 mod worker;
 
-pub use core::CORE_PATTERN;
+pub use core::MAX_CORE_PATTERN;
 pub use credentials::Access;
 pub use current::{Current, Resumption};
 pub use fork::{CLONE_CLEAR_SIGHAND, CloneRequest};
@@ -53,7 +53,7 @@ pub use ns::{CgroupNamespace, IpcNamespace, MAX_NAME, Namespace, Namespaces, NsF
 pub use pending::{Pending, Source};
 pub use pidfd::PidFd;
 pub use position::Place;
-pub use ptrace::{CallInfo, Event, PTRACE_SCOPE, Ptracer, RegSet, Resume};
+pub use ptrace::{CallInfo, Event, Ptracer, RegSet, Resume};
 pub use sched::{CpuSet, Scheduled, Scheduling};
 pub use seccomp::{Answer, FilterOptions, Filters, Invocation, Listener, Notifier, Refused};
 pub use sigio::{F_OWNER_PGRP, F_OWNER_PID, F_OWNER_TID, SigIo};

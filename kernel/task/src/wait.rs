@@ -39,7 +39,8 @@ pub struct Waited {
 }
 
 impl Waited {
-    fn new(group: &Group, status: i32, viewer: &Current) -> Self {
+    /// `counted`: somebody wants to know what it has used, which takes a while to find out.
+    fn new(group: &Group, status: i32, viewer: &Current, counted: bool) -> Self {
         let (code, value) = match (status & 0xff, status >> 8 & 0xff) {
             (0, code) => (c::CLD_EXITED, code),
             (0x7f, signo) => (c::CLD_STOPPED, signo),
@@ -47,8 +48,11 @@ impl Waited {
             (signo, _) if signo & 0x80 != 0 => (c::CLD_DUMPED, signo & 0x7f),
             (signo, _) => (c::CLD_KILLED, signo),
         };
-        let mut used = group.used();
-        used += group.usage.lock().children;
+        let mut used = Used::default();
+        if counted {
+            used = group.used();
+            used += group.usage.lock().children;
+        }
         let uid = group.credentials().map_or(0, |who| viewer.credentials().user_ns.from_kuid_munged(who.ruid));
         Self { pid: group.pid_in(viewer.pid_ns()), uid, status, code, value, used }
     }
@@ -56,8 +60,8 @@ impl Waited {
 
 impl Waited {
     /// A tracee that stands still, or has ended.
-    fn of_tracee(tracee: &Task, status: i32, viewer: &Current) -> Self {
-        let mut waited = Self::new(&tracee.group, status, viewer);
+    fn of_tracee(tracee: &Task, status: i32, viewer: &Current, counted: bool) -> Self {
+        let mut waited = Self::new(&tracee.group, status, viewer, counted);
         waited.pid = tracee.number_in(viewer.pid_ns());
         if status & 0xff == 0x7f {
             (waited.code, waited.value) = (c::CLD_TRAPPED, status >> 8);
@@ -79,7 +83,7 @@ impl Current {
     }
 
     /// What a tracee that fits has come to, if one has; and whether there is one at all that may yet.
-    fn look_for_tracee(&self, jobs: &mut Jobs, who: &Who, options: i32) -> (Option<Waited>, bool) {
+    fn look_for_tracee(&self, jobs: &mut Jobs, who: &Who, options: i32, counted: bool) -> (Option<Waited>, bool) {
         let own = &self.task.group;
         let tracees: Vec<_> =
             own.tracees.lock().iter().filter(|task| self.waits_for_tracee(task, who, options)).cloned().collect();
@@ -91,7 +95,7 @@ impl Current {
                 Some(_) if tracee.is_leader() && !tracee.group.is_zombie() => any = true,
                 Some(end) if options & c::WEXITED != 0 => {
                     let status = tracee.group.ending().unwrap_or(end);
-                    let waited = Waited::of_tracee(tracee, status, self);
+                    let waited = Waited::of_tracee(tracee, status, self, true);
                     if options & c::WNOWAIT == 0 {
                         if tracee.is_leader() && self.is_parent_of(&tracee.group) {
                             own.usage.lock().children += waited.used;
@@ -104,7 +108,7 @@ impl Current {
                 None => {
                     any = true;
                     if let Some(code) = tracee.tracee_news(options & c::WNOWAIT != 0) {
-                        return (Some(Waited::of_tracee(tracee, code << 8 | 0x7f, self)), true);
+                        return (Some(Waited::of_tracee(tracee, code << 8 | 0x7f, self, counted)), true);
                     }
                 }
             }
@@ -131,13 +135,14 @@ impl Current {
     }
 
     /// Waits for a child that has ended, stopped or continued, as `options` say. `None` when there is none yet and `WNOHANG` is set.
+    /// `counted`: the caller wants to know what a child that lives has used.
     ///
     /// # Errors
     /// `ECHILD` when there is no child that could fit, `ERESTARTSYS`.
-    pub fn wait_child(&self, who: &Who, options: i32) -> SysResult<Option<Waited>> {
+    pub fn wait_child(&self, who: &Who, options: i32, counted: bool) -> SysResult<Option<Waited>> {
         let queue = &self.task.group.child_queue;
         self.block_on(Some(queue), PollEvents::IN, None, || {
-            let (found, any) = self.look_for_child(who, options);
+            let (found, any) = self.look_for_child(who, options, counted);
             match found {
                 Some(waited) => Ok(Some(waited)),
                 None if !any => Err(Errno::ECHILD),
@@ -148,13 +153,13 @@ impl Current {
     }
 
     /// What a child that fits has come to, if one has; and whether there is one at all that may yet.
-    fn look_for_child(&self, who: &Who, options: i32) -> (Option<Waited>, bool) {
+    fn look_for_child(&self, who: &Who, options: i32, counted: bool) -> (Option<Waited>, bool) {
         let own = &self.task.group;
         let kernel = &self.task.kernel;
         let mut jobs = kernel.jobs.lock();
         let mut any = false;
         if !own.tracees.lock().is_empty() {
-            match self.look_for_tracee(&mut jobs, who, options) {
+            match self.look_for_tracee(&mut jobs, who, options, counted) {
                 (None, there) => any = there,
                 found => return found,
             }
@@ -168,7 +173,7 @@ impl Current {
                 any |= !own_tracee && (!child.is_zombie() || options & (c::WEXITED | c::WCONTINUED) != 0);
                 let kinds = if own_tracee { options & !c::WSTOPPED } else { options };
                 if let Some(status) = child.take_news(kinds) {
-                    return (Some(Waited::new(child, status, self)), true);
+                    return (Some(Waited::new(child, status, self, counted)), true);
                 }
                 continue;
             }
@@ -176,7 +181,7 @@ impl Current {
                 if options & c::WEXITED == 0 {
                     continue;
                 }
-                let waited = Waited::new(child, child.ending().unwrap_or(0), self);
+                let waited = Waited::new(child, child.ending().unwrap_or(0), self, true);
                 if options & c::WNOWAIT == 0 {
                     own.usage.lock().children += waited.used;
                     kernel.reap(&mut jobs, Some(own), child);
@@ -185,7 +190,7 @@ impl Current {
             }
             any = true;
             if let Some(status) = child.take_news(options) {
-                return (Some(Waited::new(child, status, self)), true);
+                return (Some(Waited::new(child, status, self, counted)), true);
             }
         }
         (None, any)

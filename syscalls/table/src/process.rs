@@ -153,7 +153,7 @@ fn wait4(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         pid if pid > 0 => Who::Process(pid),
         pid => process_group(t, pid.checked_neg().ok_or(Errno::ESRCH)?),
     };
-    let Some(waited) = t.wait_child(&who, options | c::WEXITED)? else { return Ok(0) };
+    let Some(waited) = t.wait_child(&who, options | c::WEXITED, a[3] != 0)? else { return Ok(0) };
     if a[1] != 0 {
         t.mm.write_obj(a[1], &waited.status)?;
     }
@@ -183,7 +183,7 @@ fn waitid(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         }
         _ => return Err(Errno::EINVAL),
     };
-    let found = t.wait_child(&who, options)?;
+    let found = t.wait_child(&who, options, a[4] != 0)?;
     if found.is_none() && impatient {
         return Err(Errno::EAGAIN);
     }

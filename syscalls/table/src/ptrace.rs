@@ -14,7 +14,7 @@ use crate::{Entry, partial};
 pub const ENTRIES: &[Entry] = &[partial(
     nr::PTRACE,
     ptrace,
-    "no thread areas, branch steps, checkpoints of seccomp filters and rseq; GS base fixed; hardware watchpoints by single steps, writes only",
+    "no thread areas, branch steps, checkpoints of seccomp filters; GS base fixed; hardware watchpoints by single steps, writes only",
 )];
 
 /// `PTRACE_ARCH_PRCTL`, `PTRACE_SYSEMU`, `PTRACE_SYSEMU_SINGLESTEP` of x86-64.
@@ -26,6 +26,8 @@ const PEEKSIGINFO: i32 = 0x4209;
 const GETSIGMASK: i32 = 0x420a;
 const SETSIGMASK: i32 = 0x420b;
 const GET_SYSCALL_INFO: i32 = 0x420e;
+/// `PTRACE_GET_RSEQ_CONFIGURATION`
+const GET_RSEQ_CONFIGURATION: i32 = 0x420f;
 /// `AUDIT_ARCH_X86_64`
 const ARCH: u32 = 0xc000_003e;
 /// Where the FS base is among the general registers' words.
@@ -98,6 +100,7 @@ fn other(t: &mut Current, tracee: &Arc<Task>, request: i32, addr: u64, data: u64
             t.set_mask_of(tracee, mask)
         }
         _ if request == GETSIGMASK || request == SETSIGMASK => Err(Errno::EINVAL),
+        _ if request == GET_RSEQ_CONFIGURATION => return rseq(t, tracee, addr, data),
         _ if request == GET_SYSCALL_INFO => return call_info(t, tracee, addr, data),
         // Who doesn't stand still is told so first.
         _ => t.event_message(tracee).and(Err(Errno::EIO)),
@@ -152,6 +155,25 @@ fn arch_prctl(t: &Current, tracee: &Task, addr: u64, code: u64) -> SysResult<()>
     }
 }
 
+/// `struct ptrace_rseq_configuration`: address, size, signature, flags; all zero without one.
+fn rseq(t: &Current, tracee: &Task, room: u64, data: u64) -> SysResult<u64> {
+    let mut bytes = Vec::new();
+    let area = t.rseq_of(tracee)?;
+    bytes.extend(area.map_or(0, |area| area.addr).to_le_bytes());
+    for word in [area.map_or(0, |area| area.len), area.map_or(0, |area| area.signature), 0, 0] {
+        bytes.extend(word.to_le_bytes());
+    }
+    put_part(t, &bytes, room, data)
+}
+
+/// Writes as much as there is room for; returns how much there is.
+fn put_part(t: &Current, bytes: &[u8], room: u64, data: u64) -> SysResult<u64> {
+    let len = bytes.len();
+    let part = usize::try_from(room).unwrap_or(len).min(len);
+    t.mm.write(data, bytes.get(..part).unwrap_or_default())?;
+    Ok(len as u64)
+}
+
 /// `struct ptrace_peeksiginfo_args`: offset, flags, how many.
 fn peek_signals(t: &Current, tracee: &Task, addr: u64, data: u64) -> SysResult<u64> {
     const SHARED: u32 = 1;
@@ -204,8 +226,5 @@ fn call_info(t: &Current, tracee: &Task, room: u64, data: u64) -> SysResult<u64>
         *first = op;
         rest.get_mut(..4).unwrap_or_default().copy_from_slice(&ARCH.to_le_bytes());
     }
-    let len = bytes.len();
-    let part = usize::try_from(room).unwrap_or(len).min(len);
-    t.mm.write(data, bytes.get(..part).unwrap_or_default())?;
-    Ok(len as u64)
+    put_part(t, &bytes, room, data)
 }

@@ -20,8 +20,10 @@ use vfs::{File, OpenHow, WalkFlags};
 
 use crate::current::Current;
 
-/// The name of the file (`kernel.core_pattern`), in the working directory.
-pub const CORE_PATTERN: &str = "core";
+/// Bytes that `kernel.core_pattern` has room for.
+pub const MAX_CORE_PATTERN: usize = 127;
+/// Bytes of a name that is made of it, at most.
+const MAX_NAME: usize = 4095;
 
 /// In a wait status: there is a core dump.
 const DUMPED: i32 = 0x80;
@@ -94,7 +96,7 @@ impl Current {
         self.gather();
         let others = std::mem::take(&mut *group.dump.threads.lock());
         let threads: Vec<_> = std::iter::once(own).chain(others).collect();
-        let written = self.core_file().and_then(|file| write::write(self, &file, limit, info, &threads));
+        let written = self.core_file(info.signo).and_then(|file| write::write(self, &file, limit, info, &threads));
         written.is_ok() && !group.doomed.load(Ordering::SeqCst)
     }
 
@@ -109,9 +111,50 @@ impl Current {
         }
     }
 
+    /// Its name, as the pattern says.
+    fn core_name(&self, signo: i32) -> Vec<u8> {
+        let kernel = &self.task.kernel;
+        let pattern = kernel.core_pattern.lock().clone();
+        let (who, group) = (self.credentials(), &self.task.group);
+        let (comm, uts) = {
+            let shared = self.task.lock();
+            (shared.comm.clone(), shared.ns.uts.clone())
+        };
+        let hostname = uts.names().host;
+        let exe = self.mm.info.lock().exe.clone();
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+        let mut with_pid = false;
+        let mut name = expand(&pattern, |letter| {
+            with_pid |= letter == b'p';
+            let number = match letter {
+                b'p' => i64::from(group.own_pid()),
+                b'P' => i64::from(group.pid),
+                b'i' => i64::from(self.task.own_tid()),
+                b'I' => i64::from(self.task.tid()),
+                b'u' => i64::from(who.user_ns.from_kuid_munged(who.ruid)),
+                b'g' => i64::from(who.user_ns.from_kgid_munged(who.rgid)),
+                b'd' => self.mm.dumpable() as i64,
+                b's' => i64::from(signo),
+                b't' => now,
+                b'c' => group.limit(c::RLIMIT_CORE).cast_signed(),
+                b'h' => return one_name(&hostname),
+                b'e' => return one_name(&comm),
+                b'f' => return one_name(exe.rsplit(|byte| *byte == b'/').next().unwrap_or_default()),
+                b'E' => return one_name(&exe),
+                _ => return Vec::new(),
+            };
+            number.to_string().into_bytes()
+        });
+        if !with_pid && kernel.setting("core_uses_pid", 0) != 0 {
+            name.extend(format!(".{}", group.own_pid()).into_bytes());
+        }
+        name
+    }
+
     /// The file: a new one, that no one else has.
-    fn core_file(&self) -> SysResult<Arc<File>> {
-        let (caller, name) = (self.caller(), CORE_PATTERN.as_bytes());
+    fn core_file(&self, signo: i32) -> SysResult<Arc<File>> {
+        let (caller, name) = (self.caller(), self.core_name(signo));
+        let name = &*name;
         // An old one goes, if it may.
         let _ = caller.walk(None, name, WalkFlags::empty()).and_then(|at| caller.unlink(&at, false));
         let flags = c::O_CREAT | c::O_EXCL | c::O_WRONLY | c::O_NOFOLLOW;
@@ -119,5 +162,45 @@ impl Current {
         let attr = file.attr()?;
         let plain = attr.mode & c::S_IFMT == c::S_IFREG && attr.nlink == 1 && attr.uid == self.credentials().fsuid.0;
         if plain { Ok(file) } else { Err(Errno::EPERM) }
+    }
+}
+
+/// A pattern with `%` and a letter replaced by what `value` says.
+fn expand(pattern: &[u8], mut value: impl FnMut(u8) -> Vec<u8>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = pattern.iter();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'%' => match rest.next() {
+                Some(b'%') => out.push(b'%'),
+                Some(letter) => out.extend(value(*letter)),
+                None => {}
+            },
+            byte => out.push(*byte),
+        }
+    }
+    out.truncate(MAX_NAME);
+    out
+}
+
+/// Text that a program has chosen, so that it leads nowhere else.
+fn one_name(text: &[u8]) -> Vec<u8> {
+    match text {
+        b"" => b"!".to_vec(),
+        b"." => b"!".to_vec(),
+        b".." => b"!.".to_vec(),
+        text => text.iter().map(|byte| if *byte == b'/' { b'!' } else { *byte }).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_made_of_the_pattern() {
+        let value = |letter| if letter == b'p' { b"12".to_vec() } else { one_name(b"../sh") };
+        assert_eq!(expand(b"/tmp/core.%p.%e%%%", value), b"/tmp/core.12...!sh%");
+        assert_eq!((one_name(b".."), one_name(b"a/b")), (b"!.".to_vec(), b"a!b".to_vec()));
     }
 }

@@ -15,8 +15,11 @@ use crate::group::Group;
 use crate::kernel::Kernel;
 use crate::tasks::Task;
 
-/// What `kernel.yama.ptrace_scope` says: only descendants are attached to, and who has asked for it (prctl(2), `PR_SET_PTRACER`).
-pub const PTRACE_SCOPE: u32 = 1;
+/// What `kernel.yama.ptrace_scope` says at first: only descendants are attached to, and who has asked for it (prctl(2), `PR_SET_PTRACER`).
+const RESTRICTED: i64 = 1;
+/// Who isn't restricted; who has the capability; nobody.
+const CLASSIC: i64 = 0;
+const PRIVILEGED: i64 = 2;
 
 /// Who may attach to a process besides its ancestors (prctl(2), `PR_SET_PTRACER`).
 #[derive(Clone, Default)]
@@ -71,8 +74,14 @@ impl Task {
     /// Whether it may attach to a task (ptrace(2), "Ptrace access mode checking", and Yama).
     #[must_use]
     pub fn may_attach(&self, target: &Self, access: Access) -> bool {
-        let trusted = || Arc::ptr_eq(&self.group, &target.group) || self.is_in_scope_of(target) || self.has_ptrace_over(target);
-        self.may_access(target, access) && trusted()
+        let privileged = || self.has_ptrace_over(target);
+        let in_scope = || match self.kernel.setting("ptrace_scope", RESTRICTED) {
+            CLASSIC => true,
+            RESTRICTED => self.is_in_scope_of(target) || privileged(),
+            PRIVILEGED => privileged(),
+            _ => false,
+        };
+        self.may_access(target, access) && (Arc::ptr_eq(&self.group, &target.group) || in_scope())
     }
 
     fn has_ptrace_over(&self, target: &Self) -> bool {
@@ -142,7 +151,12 @@ impl Current {
         let parent = self.task.group.parent.lock().upgrade().ok_or(Errno::EPERM)?;
         let tid = self.task.group.parent_tid.load(Ordering::Relaxed);
         let tracer = kernel.task(tid).or_else(|| parent.tasks.lock().first().cloned()).ok_or(Errno::EPERM)?;
-        if !tracer.may_access(&self.task, Access::Real) {
+        let in_scope = match kernel.setting("ptrace_scope", RESTRICTED) {
+            CLASSIC | RESTRICTED => true,
+            PRIVILEGED => tracer.has_ptrace_over(&self.task),
+            _ => false,
+        };
+        if !in_scope || !tracer.may_access(&self.task, Access::Real) {
             return Err(Errno::EPERM);
         }
         {

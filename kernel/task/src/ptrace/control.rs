@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use abi::signal::{SigInfo, SigSet};
 use abi::{Errno, SysResult, c};
+use platform::RseqArea;
 
 use super::regs::{peek_user, poke_user};
 use super::xstate::RegSet;
@@ -212,6 +213,15 @@ impl Current {
     fn memory_of(&self, tracee: &Task) -> SysResult<Arc<mm::MemoryManager>> {
         self.with_stop(tracee, |_, _| Ok(()))?;
         tracee.lock().mm.clone().ok_or(Errno::EIO)
+    }
+
+    /// `PTRACE_GET_RSEQ_CONFIGURATION`
+    ///
+    /// # Errors
+    /// `ESRCH`
+    pub fn rseq_of(&self, tracee: &Task) -> SysResult<Option<RseqArea>> {
+        self.with_stop(tracee, |_, _| Ok(()))?;
+        Ok(tracee.lock().rseq)
     }
 
     /// `PTRACE_PEEKUSER`

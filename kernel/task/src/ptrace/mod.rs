@@ -21,16 +21,16 @@ use platform::UserRegs;
 use crate::current::Current;
 use crate::tasks::{Shared, Task};
 
+pub use attach::Ptracer;
 pub(crate) use attach::shows;
-pub use attach::{PTRACE_SCOPE, Ptracer};
 pub use control::{CallInfo, Resume};
 pub(crate) use regs::words;
 pub use stop::Event;
 pub use xstate::RegSet;
 pub(crate) use xstate::{extended, float};
 
-/// `PTRACE_O_*` that there are.
-pub const OPTIONS: u32 = 0x30_00ff;
+/// `PTRACE_O_*` that there are: all but `PTRACE_O_SUSPEND_SECCOMP`, which is for checkpoints.
+const OPTIONS: u32 = 0x10_00ff;
 /// `PTRACE_O_TRACESYSGOOD`
 const SYSGOOD: u32 = 1;
 /// `PTRACE_O_EXITKILL`

@@ -48,6 +48,15 @@ pub enum Refused {
     Thread(i32),
 }
 
+/// What SIGSYS tells of a call.
+fn sigsys(call: &Invocation, data: u16) -> SigInfo {
+    let mut info = SigInfo { signo: c::SIGSYS, errno: data.into(), code: SYS_SECCOMP, ..SigInfo::default() };
+    let [address, what, ..] = &mut info.fields;
+    *address = call.ip;
+    *what = u64::from(call.number) | u64::from(filter::ARCH) << 32;
+    info
+}
+
 impl Task {
     /// `SECCOMP_MODE_*`
     #[must_use]
@@ -131,7 +140,7 @@ impl Current {
                 Err(Errno::ENOSYS)
             }
             (Verdict::KillThread | Verdict::KillProcess, _) => {
-                self.task.group.end(c::SIGSYS);
+                self.end_with_core(&sigsys(&call, 0));
                 Err(Errno::ENOSYS)
             }
         }
@@ -149,11 +158,7 @@ impl Current {
         }
         self.regs.rax = call.number.into();
         self.syscall = None;
-        let mut info = SigInfo { signo: c::SIGSYS, errno: data.into(), code: SYS_SECCOMP, ..SigInfo::default() };
-        let [address, what, ..] = &mut info.fields;
-        *address = call.ip;
-        *what = u64::from(call.number) | u64::from(filter::ARCH) << 32;
-        self.force_signal(info);
+        self.force_signal(sigsys(call, data));
     }
 
     /// Whether filters may be installed: they must not be a way to confuse a program with more rights.

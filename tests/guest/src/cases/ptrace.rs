@@ -507,6 +507,9 @@ fn registers() {
     ok!(SYS_ptrace, PTRACE_GETREGSET, pid, 0x202, &mut iov);
     assert_eq!(image[160 + 32..160 + 36], 0x1234_5678u32.to_le_bytes());
     ok!(SYS_ptrace, PTRACE_SETREGSET, pid, 0x202, &mut iov);
+    let mut rseq = [0u64; 3];
+    let len = sys!(SYS_ptrace, 0x420f, pid, 24, &mut rseq);
+    assert!(len == Ok(24) || len == Err(EIO), "{len:?}");
     fp.mxcsr = u32::MAX;
     assert_eq!(sys!(SYS_ptrace, PTRACE_SETFPREGS, pid, 0, &mut fp), Err(EINVAL));
     set.fs_base = 1 << 63;
@@ -776,6 +779,15 @@ fn core_dump() {
     assert_eq!((of(0x202).len(), of(6).len(), of(0x4649_4c45).len()), (2, 1, 1));
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata("core").unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
+    // Another name, where that may be said.
+    let ours = std::fs::read_to_string("/proc/version").unwrap().contains("palisade");
+    if ours && std::fs::write("/proc/sys/kernel/core_pattern", "core-of-%e-%s%%\n").is_ok() {
+        assert_eq!(crash(1 << 30, 1), SIGQUIT | 0x80);
+        std::fs::write("/proc/sys/kernel/core_pattern", "core\n").unwrap();
+        let names = std::fs::read_dir(".").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names: Vec<_> = names.collect();
+        assert!(names.iter().any(|name| name.starts_with("core-of-") && name.ends_with("-3%")), "{names:?}");
+    }
     // One that is cut off is one as well.
     assert_eq!(crash(8192, 1), SIGQUIT | 0x80);
     assert!((4096..=8192).contains(&std::fs::metadata("core").unwrap().len()));
