@@ -13,13 +13,14 @@ use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Resolve
 use sync::Mutex;
 use usermem::HostFile;
 use vfs::{
-    Acl, Attr, Caching, Dentry, DirEntry, Endpoint, FileOps, Inode, NewNode, Rename, SetAttr, SuperBlock, SuperOps, new_dev,
+    Acl, Attr, Caching, Dentry, DirEntry, Endpoint, FileOps, Inode, NewNode, Rename, SetAttr, SuperBlock, SuperOps, Writers,
+    new_dev,
 };
 
 use crate::regular::HostRegular;
 
 /// Nanoseconds for which attributes that were looked at are taken for what they are: one system call looks at a file several times.
-const FRESH: u64 = 5000;
+const FRESH: u64 = 10_000;
 
 pub(crate) struct Root {
     fd: OwnedFd,
@@ -110,6 +111,7 @@ pub struct HostInode {
     /// What goes through a fifo or a socket stays inside: the host has only the name.
     pipe: OnceLock<Arc<Pipe>>,
     endpoint: Endpoint,
+    writers: Writers,
     /// Open for reading, in case that somebody opens it again; see [`keep`].
     reading: Mutex<Option<Arc<HostFile>>>,
 }
@@ -225,6 +227,7 @@ impl HostInode {
             default_list: Mutex::default(),
             pipe: OnceLock::new(),
             endpoint: Endpoint::default(),
+            writers: Writers::default(),
             reading: Mutex::default(),
         }
     }
@@ -696,6 +699,17 @@ impl Inode for HostInode {
 
     fn list_xattr(&self) -> SysResult<Vec<Vec<u8>>> {
         self.host_xattrs()
+    }
+
+    fn writers(&self) -> Option<&Writers> {
+        (self.kind == c::S_IFREG).then_some(&self.writers)
+    }
+
+    fn sync(&self) -> SysResult<()> {
+        if self.root.writable && self.kind == c::S_IFDIR {
+            rustix::fs::fsync(open_at(self.dir()?, b".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?)?;
+        }
+        Ok(())
     }
 
     fn endpoint(&self) -> Option<&Endpoint> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use abi::structs::Statfs;
 use abi::{Errno, SysResult, c};
 use sync::Mutex;
-use vfs::{Acl, Attr, Dentry, DirEntry, Endpoint, FileOps, Inode, NewNode, Rename, SetAttr, WHITEOUT_DEV};
+use vfs::{Acl, Attr, Dentry, DirEntry, Endpoint, FileOps, Inode, NewNode, Rename, SetAttr, WHITEOUT_DEV, Writers};
 
 use crate::Super;
 use crate::copy_up::Contents;
@@ -40,6 +40,7 @@ pub struct Node {
     pub(crate) nameless: AtomicBool,
     /// Held while it is copied up.
     pub(crate) copying: Mutex<()>,
+    pub(crate) writers: Writers,
 }
 
 fn address(dentry: &Dentry) -> usize {
@@ -117,6 +118,7 @@ impl Node {
             place,
             nameless: AtomicBool::new(false),
             copying: Mutex::new(()),
+            writers: Writers::default(),
         });
         if !shared {
             fs.nodes.lock().insert(key, Arc::downgrade(&node));
@@ -376,6 +378,10 @@ impl Inode for Node {
 
     fn has_capabilities(&self) -> bool {
         self.inode().is_ok_and(|inode| inode.has_capabilities())
+    }
+
+    fn writers(&self) -> Option<&Writers> {
+        (self.kind == c::S_IFREG).then_some(&self.writers)
     }
 
     fn endpoint(&self) -> Option<&Endpoint> {

@@ -372,7 +372,7 @@ impl Member {
         let view = self.view(kernel)?;
         match item {
             Item::Namespace(name) => view.task.as_ref()?.namespace(name)?.path().ok(),
-            Item::Link(Link::Exe) => view.task.as_ref()?.lock().exe.clone(),
+            Item::Link(Link::Exe) => view.task.as_ref()?.lock().exe.as_ref().map(|exe| exe.path.clone()),
             Item::Link(Link::Cwd) => Some(view.places()?.cwd.clone()),
             Item::Link(Link::Root) => Some(view.places()?.root.clone()),
             Item::Fd(fd) => view.file(fd).ok()?.path.clone(),

@@ -9,7 +9,7 @@ use rangemap::{Piece, RangeMap};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use sync::Mutex;
 use usermem::{Access, HostFile, IoBuf, MapHook, Segment};
-use vfs::{Attr, FileOps, Inode};
+use vfs::{Attr, FileOps, Inode, Writers};
 
 use crate::memfd::seal;
 use crate::node::Node;
@@ -62,6 +62,7 @@ pub struct Content {
     mapped: AtomicBool,
     /// Reads and writes, up to [`HOT`]; one more when it counts among [`HOT_FILES`].
     uses: AtomicU32,
+    pub writers: Writers,
     /// `F_SEAL_*`. Changed with `data` locked.
     seals: AtomicU32,
     /// Mappings by which it may be written to, where that is counted: of what can be sealed.
@@ -88,6 +89,7 @@ impl Content {
             file: OnceLock::new(),
             mapped: AtomicBool::new(false),
             uses: AtomicU32::new(0),
+            writers: Writers::default(),
             seals: AtomicU32::new(seals),
             writable_maps: AtomicU64::new(0),
         }

@@ -8,7 +8,7 @@ use abi::structs::{Statfs, Timespec};
 use abi::{Errno, SysResult, c};
 use pipe::{Pipe, PipeEnd};
 use sync::Mutex;
-use vfs::{Acl, Attr, DirEntry, Endpoint, FileOps, Inode, NewNode, Rename, SetAttr, WHITEOUT_DEV, new_ino};
+use vfs::{Acl, Attr, DirEntry, Endpoint, FileOps, Inode, NewNode, Rename, SetAttr, WHITEOUT_DEV, Writers, new_ino};
 
 use crate::content::Content;
 use crate::memfd::seal;
@@ -419,6 +419,13 @@ impl Inode for Node {
 
     fn has_capabilities(&self) -> bool {
         self.extra(|extra| extra.xattrs.contains_key(&b"security.capability"[..])) == Some(true)
+    }
+
+    fn writers(&self) -> Option<&Writers> {
+        match &self.body {
+            Body::Regular(content) => Some(&content.writers),
+            _ => None,
+        }
     }
 
     fn endpoint(&self) -> Option<&Endpoint> {

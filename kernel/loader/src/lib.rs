@@ -11,7 +11,7 @@ use auth::UserNamespace;
 use mm::{MappedFile, MemoryManager};
 use platform::Platform;
 use usermem::IoBuf;
-use vfs::{Caller, FileOps, Path, WalkFlags};
+use vfs::{Caller, FileOps, Path, Running, WalkFlags};
 
 /// Scripts on the way to a program.
 const MAX_SCRIPTS: usize = 5;
@@ -66,23 +66,25 @@ pub struct Image {
     pub stack: u64,
     /// Command name, 15 bytes at most.
     pub comm: Vec<u8>,
-    pub exe: Path,
+    pub exe: Running,
 }
 
 /// An executable file: its contents and how it is mapped.
 struct Executable {
     ops: Arc<dyn FileOps>,
     mapped: MappedFile,
+    running: Running,
 }
 
 impl Executable {
     fn open(at: &Path, caller: &Caller) -> SysResult<Self> {
         let attr = caller.may_exec(at)?;
+        let running = Running::new(at)?;
         let ops = at.inode().clone().open(c::O_RDONLY)?;
         let path = String::from_utf8_lossy(&at.show(&caller.places.root)).into_owned();
         let mapped = MappedFile { file: ops.host_file()?, path: path.into(), dev: attr.dev, ino: attr.ino, hook: None };
         vfs::notify::executed(at);
-        Ok(Self { ops, mapped })
+        Ok(Self { ops, mapped, running })
     }
 
     fn read(&self, offset: u64, dst: &mut [u8]) -> SysResult<usize> {
@@ -200,7 +202,7 @@ fn image(
     };
     let exe = program.file.text(&caller.places.root).text;
     let stack = stack::build(&mm, program, who, &loaded, base, &random, exe)?;
-    Ok(Image { mm, entry, stack, comm, exe: program.file.clone() })
+    Ok(Image { mm, entry, stack, comm, exe: file.running.clone() })
 }
 
 #[cfg(test)]

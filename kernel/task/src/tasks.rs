@@ -11,7 +11,7 @@ use ipc::UndoList;
 use mm::{MemoryManager, Policy};
 use platform::{Interrupter, RseqArea};
 use sync::{Mutex, MutexGuard, Parker, ThreadClock, WaitQueue};
-use vfs::{FdTable, FsContext, MountNamespace, Path};
+use vfs::{FdTable, FsContext, MountNamespace, Running};
 
 use crate::fork::Surroundings;
 use crate::group::Group;
@@ -60,7 +60,7 @@ pub struct Shared {
     pub fds: Arc<FdTable>,
     pub fs: Arc<FsContext>,
     pub mount_ns: Arc<MountNamespace>,
-    pub exe: Option<Path>,
+    pub exe: Option<Running>,
     pub comm: Vec<u8>,
     pub mask: SigSet,
     /// Mask to restore after the next signal or instead of it (sigsuspend(2), ppoll(2)).

@@ -12,6 +12,7 @@ use crate::landlock;
 use crate::notify::{self, event};
 use crate::path::Path;
 use crate::permission::{Access, capable, owns, strip_sgid, without_set_ids};
+use crate::writers::Writing;
 
 /// A time to be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +141,7 @@ impl Caller {
         at.mount.check_writable()?;
         at.inode().permission(&self.who, Access::WRITE)?;
         landlock::may(&self.who, at, landlock::fs::TRUNCATE)?;
+        let _writing = Writing::new(at.inode())?;
         self.resize(at.inode(), size)?;
         notify::changed(at, event::MODIFY);
         Ok(())

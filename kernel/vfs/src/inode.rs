@@ -13,6 +13,7 @@ use crate::acl::Acl;
 use crate::file::FileOps;
 use crate::path::Path;
 use crate::permission::{Access, generic_permission};
+use crate::writers::Writers;
 
 /// Attributes of an inode (inode(7)).
 #[derive(Clone, Copy, Debug, Default)]
@@ -333,6 +334,19 @@ pub trait Inode: Send + Sync + Any {
     /// Whether it stands for an open file that has no name: what is opened has none either.
     fn is_nameless(&self) -> bool {
         false
+    }
+
+    /// Who writes to it or runs it, where that is counted: regular files.
+    fn writers(&self) -> Option<&Writers> {
+        None
+    }
+
+    /// Writes it back, where files are by themselves (a directory's names).
+    ///
+    /// # Errors
+    /// `EIO`, `ENOSPC`.
+    fn sync(&self) -> SysResult<()> {
+        Ok(())
     }
 
     /// Where a bound socket leaves itself (unix(7)), if this is a socket's file.

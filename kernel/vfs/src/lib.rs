@@ -30,6 +30,7 @@ mod propagation;
 mod superblock;
 mod tree;
 mod walk;
+mod writers;
 mod xattr;
 
 pub use acl::Acl;
@@ -53,4 +54,5 @@ pub use propagation::Kind as PropagationKind;
 pub use superblock::{FileSystemType, FileSystems, MountOption, MountRequest, Plain, SB_FLAGS, SuperBlock, SuperOps};
 pub use tree::{MAX_MOUNTS, dissolve};
 pub use walk::{Last, Lookup, WalkFlags};
+pub use writers::{Running, Writers};
 pub use xattr::{XATTR_NAME_MAX, XATTR_SIZE_MAX};

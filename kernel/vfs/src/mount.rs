@@ -16,6 +16,7 @@ use crate::namespace::{MountNamespace, NamespaceState};
 use crate::path::Path;
 use crate::propagation::Propagation;
 use crate::superblock::SuperBlock;
+use crate::writers::Writing;
 
 /// Flags that belong to a mount (`MS_*`).
 pub const MOUNT_FLAGS: u64 =
@@ -200,12 +201,12 @@ impl Mount {
         if self.has(c::MS_RDONLY) || self.superblock.read_only() { Err(Errno::EROFS) } else { Ok(()) }
     }
 
-    /// Keeps it from becoming read-only for as long as the result lives.
+    /// Keeps it from becoming read-only, and the inode from being run, for as long as the result lives.
     ///
     /// # Errors
-    /// `EROFS`
-    pub fn write_access(self: &Arc<Self>) -> SysResult<WriteAccess> {
-        let access = WriteAccess::new(self);
+    /// `EROFS`, `ETXTBSY`.
+    pub fn write_access(self: &Arc<Self>, inode: &Arc<dyn Inode>) -> SysResult<WriteAccess> {
+        let access = WriteAccess::new(self, Writing::new(inode)?);
         self.check_writable()?;
         Ok(access)
     }
@@ -363,14 +364,14 @@ impl Drop for Mount {
     }
 }
 
-/// Keeps a mount and its filesystem from becoming read-only.
-pub struct WriteAccess(Arc<Mount>);
+/// Keeps a mount and its filesystem from becoming read-only, and a file on it from being run.
+pub struct WriteAccess(Arc<Mount>, #[expect(dead_code, reason = "held for its end")] Writing);
 
 impl WriteAccess {
-    fn new(mount: &Arc<Mount>) -> Self {
+    fn new(mount: &Arc<Mount>, writing: Writing) -> Self {
         mount.writers.fetch_add(1, Ordering::SeqCst);
         mount.superblock.writers.fetch_add(1, Ordering::SeqCst);
-        Self(mount.clone())
+        Self(mount.clone(), writing)
     }
 }
 

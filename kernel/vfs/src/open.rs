@@ -241,7 +241,7 @@ impl Caller {
         landlock::may(&self.who, at, how.rights(dentry.is_dir()))?;
         let special = !matches!(dentry.kind(), c::S_IFREG | c::S_IFDIR);
         if (how.writes() || how.has(c::O_TRUNC)) && !special {
-            access = Some(at.mount.write_access()?);
+            access = Some(at.mount.write_access(at.inode())?);
         }
         before(at.inode(), how.flags)?;
         let ops: Arc<dyn FileOps> = if dentry.is_dir() { Arc::new(Place) } else { self.open_inode(at, how, made)? };

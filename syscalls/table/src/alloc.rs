@@ -16,8 +16,8 @@ pub const ENTRIES: &[Entry] = &[
     full(nr::READAHEAD, readahead),
     full(nr::FADVISE64, fadvise),
     full(nr::SYNC_FILE_RANGE, sync_file_range),
-    full(nr::FSYNC, |t, a| open(t, a[0])?.ops.fsync().map(|()| 0)),
-    full(nr::FDATASYNC, |t, a| open(t, a[0])?.ops.fsync().map(|()| 0)),
+    full(nr::FSYNC, |t, a| fsync(&*open(t, a[0])?)),
+    full(nr::FDATASYNC, |t, a| fsync(&*open(t, a[0])?)),
     full(nr::SYNC, |t, _| {
         for superblock in t.mount_ns().superblocks() {
             // What can't be written back is told to who asks about the file.
@@ -35,6 +35,11 @@ pub const ENTRIES: &[Entry] = &[
 fn open(t: &Current, fd: u64) -> SysResult<Arc<File>> {
     let file = file(t, fd)?;
     if file.flags() & c::O_PATH != 0 { Err(Errno::EBADF) } else { Ok(file) }
+}
+
+fn fsync(file: &File) -> SysResult<u64> {
+    file.ops.fsync()?;
+    file.inode.as_ref().map_or(Ok(0), |inode| inode.sync().map(|()| 0))
 }
 
 fn fallocate(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {

@@ -58,6 +58,8 @@ const CASES: &[&str] = &[
     "link-by-descriptor",
     "mmap-kinds",
     "rename-races",
+    "text-busy",
+    "special-modes",
 ];
 
 #[test]

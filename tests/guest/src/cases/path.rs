@@ -10,6 +10,8 @@ pub const CASES: &[Case] = &[
     Case { name: "stat", calls: "stat lstat fstat newfstatat statx access faccessat faccessat2", run: stats },
     Case { name: "links", calls: "link linkat symlink symlinkat readlink readlinkat unlink unlinkat", run: links },
     Case { name: "directories-made", calls: "mkdir mkdirat rmdir", run: making },
+    Case { name: "text-busy", calls: "open truncate execve", run: text_busy },
+    Case { name: "special-modes", calls: "chmod utimensat fstatfs fsync", run: special_modes },
     Case { name: "rename-races", calls: "rename renameat2 unlink openat", run: races },
     Case { name: "rename", calls: "rename renameat renameat2", run: renaming },
     Case { name: "modes", calls: "chmod fchmod fchmodat umask", run: modes },
@@ -392,4 +394,50 @@ fn races() {
     ok!(SYS_rmdir, c"from/tree");
     ok!(SYS_rmdir, c"from");
     ok!(SYS_rmdir, c"to");
+}
+
+/// What is run can't be written to, and what is written to can't be run.
+fn text_busy() {
+    std::fs::copy("/bin/sleep", "p").unwrap();
+    let sleeper = std::process::Command::new("./p").arg("30").spawn();
+    let mut sleeper = sleeper.unwrap();
+    for flags in [O_WRONLY, O_RDWR, O_RDONLY | O_TRUNC] {
+        assert_eq!(sys!(SYS_open, c"p", flags), Err(ETXTBSY));
+    }
+    assert_eq!(sys!(SYS_truncate, c"p", 0), Err(ETXTBSY));
+    // By another name, too; but names and modes may change.
+    ok!(SYS_link, c"p", c"q");
+    assert_eq!(sys!(SYS_open, c"q", O_WRONLY), Err(ETXTBSY));
+    ok!(SYS_chmod, c"p", 0o700);
+    ok!(SYS_unlink, c"p");
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    let writer = ok!(SYS_open, c"q", O_WRONLY) as i32;
+    let argv = [c"q".as_ptr(), c"0".as_ptr(), std::ptr::null()];
+    let run = || in_child(|| sys!(SYS_execve, c"./q", argv.as_ptr(), 0).unwrap_err());
+    assert_eq!(run(), exited(ETXTBSY));
+    ok!(SYS_close, writer);
+    assert_eq!(run(), exited(0));
+    ok!(SYS_unlink, c"q");
+}
+
+/// Fifos and sockets have modes, owners and times as files have.
+fn special_modes() {
+    ok!(SYS_mknod, c"fifo", S_IFIFO | 0o600, 0);
+    ok!(SYS_mknod, c"socket", S_IFSOCK | 0o600, 0);
+    for name in [c"fifo", c"socket"] {
+        let mut st: stat = unsafe { std::mem::zeroed() };
+        ok!(SYS_chmod, name, 0o640);
+        ok!(SYS_utimensat, AT_FDCWD, name, [1i64, 0, 2, 0].as_ptr(), 0);
+        ok!(SYS_stat, name, &mut st);
+        assert_eq!((st.st_mode & 0o7777, st.st_atime, st.st_mtime), (0o640, 1, 2), "{name:?}");
+        ok!(SYS_unlink, name);
+    }
+    let [pipe, _] = new_pipe();
+    let mut fs: statfs = unsafe { std::mem::zeroed() };
+    ok!(SYS_fstatfs, pipe, &mut fs);
+    assert_eq!(fs.f_type, 0x5049_5045);
+    let dir = ok!(SYS_open, c".", O_RDONLY) as i32;
+    ok!(SYS_fsync, dir);
+    ok!(SYS_close, dir);
 }
