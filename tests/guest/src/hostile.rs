@@ -268,6 +268,7 @@ fn hijack() {
     assert!(maps.contains(&format!("{anonymous:x}")), "anonymous memory is the kernel's: {anonymous:#x}");
     check("mmap of what it hasn't got", by_stub(SYS_mmap, &[0x10_0000, 4096, 1, 0x11, 900, 0]), errno(EBADF));
     check("mmap of its socket", by_stub(SYS_mmap, &[0x10_0000, 4096, 1, 0x11, 3, 0]), errno(ENODEV));
+    check("rseq with flags that don't exist", by_stub(SYS_rseq, &[8, 32, 2, 0]), errno(EINVAL));
     check("close of what it hasn't got", by_stub(SYS_close, &[900]), errno(EBADF));
     // Its own descriptors lead to arenas only: none is a directory or can be reopened.
     for fd in 0..64 {
@@ -291,6 +292,8 @@ fn hijack() {
             SYS_rt_sigsuspend,
             // Strict mode: the end of everything else.
             SYS_seccomp,
+            // PTRACE_TRACEME: nobody here would let it go on.
+            SYS_ptrace,
             // Waits at the queue that msgget(2) has made.
             SYS_msgrcv,
         ]
