@@ -1,5 +1,6 @@
 //! A stub's address space: the queue of operations on it, and how they get there.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,6 +34,11 @@ struct Batch {
     seq: u64,
 }
 
+thread_local! {
+    /// The last operation that this thread has queued (address space and sequence number), if it may not have been applied yet.
+    static OWED: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
+}
+
 /// Which host files the stub has descriptors of.
 #[derive(Clone, Default)]
 struct Files {
@@ -50,9 +56,12 @@ struct Queue {
     files: Files,
 }
 
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
 /// An address space in a stub process.
 pub struct Space {
     pub process: Arc<Process>,
+    id: u64,
     queue: Mutex<Queue>,
     /// CPU time when it was last looked at: a process that has been killed tells no more.
     cpu_time: AtomicU64,
@@ -68,7 +77,12 @@ fn put(process: &Process, slot: u64, index: usize, op: Op) {
 
 impl Space {
     pub fn new(process: Process) -> Self {
-        Self { process: Arc::new(process), queue: Mutex::default(), cpu_time: AtomicU64::new(0) }
+        Self {
+            process: Arc::new(process),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            queue: Mutex::default(),
+            cpu_time: AtomicU64::new(0),
+        }
     }
 
     /// Whether operations wait to be applied.
@@ -116,6 +130,26 @@ impl Space {
         Ok(())
     }
 
+    /// What this thread has queued is in the guest when its own stub thread goes on, or is about to be put there by that thread:
+    /// it may be on its way with another one, and a mapping that is replaced must not be written to any more.
+    fn collect_debt(&self, queue: &mut Queue) -> SysResult<()> {
+        match OWED.take() {
+            Some((id, seq)) if id == self.id && seq > queue.applied => self.settle(queue),
+            _ => Ok(()),
+        }
+    }
+
+    /// [`Self::fill`] for who has nothing to carry.
+    ///
+    /// # Errors
+    /// When the stub is gone or hostile.
+    pub fn catch_up(&self) -> SysResult<()> {
+        if OWED.get().is_none() {
+            return Ok(());
+        }
+        self.collect_debt(&mut self.queue.lock())
+    }
+
     /// Moves operations from the queue into `slot`, and `last` behind all of them. Returns whether more are left.
     ///
     /// # Errors
@@ -123,8 +157,10 @@ impl Space {
     pub fn fill(&self, slot: u64, last: &mut Option<Op>) -> SysResult<bool> {
         let mut queue = self.queue.lock();
         if queue.items.is_empty() && last.is_none() {
+            self.collect_debt(&mut queue)?;
             return Ok(false);
         }
+        OWED.set(None);
         self.settle(&mut queue)?;
         let queue = &mut *queue;
         let mut count = 0;
@@ -195,9 +231,10 @@ impl Space {
             *len += *l;
             // Merged: the sequence counts items.
             queue.queued -= 1;
-            return;
+        } else {
+            queue.items.push_back(item);
         }
-        queue.items.push_back(item);
+        OWED.set(Some((self.id, queue.queued)));
     }
 
     fn push_map(&self, addr: u64, len: u64, file: &Arc<HostFile>, offset: u64, prot: Prot, kind: MapKind, populate: bool) {

@@ -374,6 +374,9 @@ impl GuestContext {
         match self.stopped {
             Stopped::Gone => return Event::Dead,
             Stopped::Notified(id) => {
+                if self.space.catch_up().is_err() {
+                    return Event::Dead;
+                }
                 // A target that is gone is found out at the next receive.
                 let _ = host::notif_send(&self.listener, id, regs.rax);
                 return self.wait(regs);
