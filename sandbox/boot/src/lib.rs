@@ -80,8 +80,11 @@ impl Stdio {
         if output {
             rustix::stdio::dup2_stdout(&null)?;
         }
-        if let Some(errors) = self.errors.take() {
-            rustix::stdio::dup2_stderr(&errors)?;
+        match (self.errors.take(), &self.terminal) {
+            (Some(errors), _) => rustix::stdio::dup2_stderr(&errors)?,
+            // Who waits for the end of the maker's output doesn't wait for the container's (containerd's shim).
+            (None, Some(Wire::Pty(pty))) => rustix::stdio::dup2_stderr(pty)?,
+            (None, _) => {}
         }
         Ok(())
     }

@@ -101,7 +101,8 @@ impl Docker {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command
-            .args(["-k", "1", "60", "docker", "--host"])
+            // In the process group of who asks: that may have a terminal.
+            .args(["--foreground", "-k", "1", "60", "docker", "--host"])
             .arg(format!("unix://{}", self.dir.join("socket").display()))
             .args(args);
         command

@@ -105,6 +105,7 @@ impl Pty {
         self.screen.0.lock().unwrap().ended = true;
         self.reader.take().unwrap().join().unwrap();
         self.master = None;
+        self.slave = File::open("/dev/null").unwrap().into();
     }
 
     /// Sets the size of the window.
@@ -135,7 +136,7 @@ impl Pty {
                 let shown: Vec<u8> = screen.bytes.drain(..at + text.len()).collect();
                 return String::from_utf8_lossy(&shown).into_owned();
             }
-            let so_far = || String::from_utf8_lossy(&screen.bytes).into_owned();
+            let so_far = || last(&screen.bytes);
             assert!(!screen.ended && start.elapsed() < PATIENCE, "{text:?} isn't shown, but {:?}", so_far());
             screen = told.wait_timeout(screen, Duration::from_millis(200)).unwrap().0;
         }
@@ -150,7 +151,7 @@ impl Pty {
         let start = Instant::now();
         let mut screen = lock.lock().unwrap();
         while !screen.ended {
-            let so_far = || String::from_utf8_lossy(&screen.bytes).into_owned();
+            let so_far = || last(&screen.bytes);
             assert!(start.elapsed() < PATIENCE, "it doesn't end, but shows {:?}", so_far());
             screen = told.wait_timeout(screen, Duration::from_millis(200)).unwrap().0;
         }
@@ -162,6 +163,11 @@ impl Pty {
     pub fn shown(&self) -> String {
         String::from_utf8_lossy(&self.screen.0.lock().unwrap().bytes).into_owned()
     }
+}
+
+/// The end of what has been shown, for messages.
+fn last(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(2000)..]).into_owned()
 }
 
 /// The status of a program that has to end by itself: 128+n for a signal.

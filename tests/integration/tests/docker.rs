@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use integration::{Docker, native};
+use integration::{Docker, Pty, native, status};
 
 /// A check; its name says what holds.
 type Check = fn(&Docker);
@@ -50,6 +50,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("volumes and tmpfs", volumes),
     ("limits show and hold", limits),
     ("users, read-only roots, no network, init", options),
+    ("terminals: run, exec and attach, sizes, logs, the end of both sides", terminals),
     ("fifty in turn and ten at once leave nothing behind", remains),
 ];
 
@@ -194,6 +195,72 @@ fn traces(docker: &Docker) -> Vec<String> {
     let states = native(&["find", dir, "-path", "*/runtime-*/moby/*"]).stdout;
     found.extend(states.lines().map(str::to_owned));
     found
+}
+
+fn terminals(docker: &Docker) {
+    let run = ["run", "--runtime=palisade", "--rm", "-it", "--name", "tty", "-e", "PS1=inside> ", "box", "sh"];
+    let mut pty = Pty::new();
+    let child = pty.start(&docker.command(&run));
+    let start = pty.expect("inside> ");
+    assert!(!start.contains("job control"), "{start}");
+    pty.send("tty; test -t 0 && test -t 1 && test -t 2 && echo a''ll\n");
+    pty.expect("/dev/pts/0\r\nall\r\n");
+    pty.send("until test \"$(stty size)\" = '24 80'; do :; done; echo o''ne; until test \"$(stty size)\" = '30 100'; do :; done; echo t''wo\n");
+    pty.expect("one\r\n");
+    pty.resize(30, 100);
+    pty.expect("two\r\n");
+    pty.send("sh -c 'echo g''o; exec sleep 1000'\n");
+    pty.expect("go\r\n");
+    pty.send("\x03");
+    pty.expect("inside> ");
+    pty.send("echo status=$?\n");
+    pty.expect("status=130");
+    // Beside it, another one.
+    let mut other = Pty::new();
+    let exec = other.start(&docker.command(&["exec", "-it", "tty", "sh", "-c", "tty; seq 1 3000; exit 5"]));
+    let shown = other.rest();
+    assert!(shown.starts_with("/dev/pts/1\r\n") && shown.ends_with("\r\n3000\r\n"), "{shown:?}");
+    assert_eq!(status(exec), 5);
+    pty.send("exit 3\n");
+    drop(pty.rest());
+    assert_eq!(status(child), 3);
+    // In the background; somebody comes, and goes.
+    docker.ok(&[
+        "run",
+        "--runtime=palisade",
+        "-d",
+        "-t",
+        "-i",
+        "--name",
+        "later",
+        "box",
+        "sh",
+        "-c",
+        "echo early; while read x; do echo got $x; done; seq 1 3000",
+    ]);
+    eventually("no log", || docker.ok(&["logs", "later"]) == "early\r\n");
+    let mut pty = Pty::new();
+    let child = pty.start(&docker.command(&["attach", "later"]));
+    eventually("it isn't attached", || {
+        pty.send("x\n");
+        pty.shown().contains("got x")
+    });
+    pty.send("\x10\x11");
+    assert!(pty.rest().contains("read escape sequence"));
+    // That is an error for docker attach.
+    assert_eq!(status(child), 1);
+    let mut pty = Pty::new();
+    let child = pty.start(&docker.command(&["attach", "later"]));
+    eventually("it isn't attached", || {
+        pty.send("y\n");
+        pty.shown().contains("got y")
+    });
+    pty.send("\x04");
+    let shown = pty.rest();
+    assert!(shown.ends_with("\r\n2999\r\n3000\r\n"), "{shown:?}");
+    assert_eq!(status(child), 0);
+    assert!(docker.ok(&["logs", "later"]).ends_with("\r\n3000\r\n"));
+    docker.ok(&["rm", "later"]);
 }
 
 fn remains(docker: &Docker) {

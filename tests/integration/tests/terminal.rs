@@ -94,6 +94,8 @@ fn programs_see_the_window() {
     pty.expect("inside> ");
     pty.send("trap 'echo changed to $(stty size)' WINCH; echo rea''dy\n");
     pty.expect("ready");
+    // Readline reads the size and sets it before that.
+    pty.expect("inside> ");
     pty.resize(30, 100);
     pty.send("\n");
     pty.expect("changed to 30 100");
