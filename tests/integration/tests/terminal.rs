@@ -81,9 +81,17 @@ fn a_shell_controls_its_jobs() {
     pty.send("echo status=$?\n");
     pty.expect("status=130");
     // Reading in the background stops.
-    pty.send("cat & sleep 0.2; jobs\n");
+    pty.send("cat & until jobs -s | grep -q cat; do sleep 0.05; done; jobs\n");
     pty.expect("Stopped");
-    pty.send("kill -9 %1; wait; exit 7\n");
+    pty.expect("inside> ");
+    pty.send("fg\n");
+    pty.expect("fg\r\n");
+    pty.expect("cat\r\n");
+    pty.send("y\n");
+    pty.expect("y\r\ny\r\n");
+    pty.send("\x04");
+    pty.expect("inside> ");
+    pty.send("exit 7\n");
     assert_eq!(done(&mut pty, child).1, 7);
 }
 
@@ -170,9 +178,10 @@ fn it_is_a_job_of_the_callers_shell() {
     pty.expect("Stopped");
     pty.expect("outside> ");
     // In the background it may not read.
-    pty.send("bg; sleep 0.3; jobs\n");
+    pty.send("bg; until jobs -s | grep -q cat; do sleep 0.05; done; jobs\n");
     pty.expect("jobs\r\n");
     pty.expect("Stopped");
+    pty.expect("outside> ");
     pty.send("fg\n");
     pty.expect("exec cat'\r\n");
     pty.send("two\n");
@@ -191,7 +200,10 @@ fn it_is_a_job_of_the_callers_shell() {
     pty.send("echo status=$?\n");
     pty.expect("status=130");
     // In the background from the start.
-    pty.send(&format!("{} do -- sh -c 'echo there; read x; echo got $x' & sleep 0.5; jobs\n", palisade.display()));
+    pty.send(&format!(
+        "{} do -- sh -c 'echo there; read x; echo got $x' & until jobs -s | grep -q there; do sleep 0.05; done\n",
+        palisade.display()
+    ));
     pty.expect("\r\nthere\r\n");
     pty.send("jobs\n");
     pty.expect("Stopped");
