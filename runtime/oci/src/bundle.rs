@@ -30,7 +30,11 @@ fn maps(given: &List<IdMapping>) -> Vec<IdMap> {
     given.iter().flatten().map(|map| IdMap { inside: map.container_id, outside: map.host_id, count: map.size }).collect()
 }
 
-fn config(bundle: &Path, spec: &Spec, options: &Options) -> Result<BootConfig> {
+/// What a configuration says to run.
+///
+/// # Errors
+/// With the path of what can't be, and why.
+pub fn config(bundle: &Path, spec: &Spec, options: &Options) -> Result<BootConfig> {
     if !spec.oci_version.starts_with("1.") {
         bail!("ociVersion: {:?}: only 1.x is known", spec.oci_version);
     }

@@ -6,6 +6,8 @@ mod create;
 mod debug;
 mod exec;
 mod features;
+#[cfg(test)]
+mod fuzz;
 mod hooks;
 mod lifecycle;
 mod mounts;
