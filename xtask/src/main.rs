@@ -1,6 +1,7 @@
 //! Everything a developer does: `cargo xtask help` lists it.
 #![forbid(unsafe_code)]
 
+mod apps;
 mod bench;
 mod compat;
 mod conformance;
@@ -25,6 +26,7 @@ enum Task {
     Bench(Box<bench::Options>),
     Compat(compat::Options),
     Conformance(Box<conformance::Options>),
+    Apps(Box<apps::Options>),
 }
 
 /// The top of the workspace.
@@ -70,6 +72,7 @@ fn run() -> Result<()> {
         Task::Bench(options) => bench::run(&top(), &options),
         Task::Compat(options) => compat::run(&top(), &options),
         Task::Conformance(options) => conformance::run(&top(), &options),
+        Task::Apps(options) => apps::run(&top(), &options),
     }
 }
 
