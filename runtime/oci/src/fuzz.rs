@@ -192,7 +192,7 @@ fn what_is_no_json_is_refused_in_one_line() {
     }
     check(b"", &options);
     check("[".repeat(100_000).as_bytes(), &options);
-    check(&[vec![b'{'], br#""a":"#.repeat(1), b"[".repeat(10_000)].concat(), &options);
+    check(&[vec![b'{'], br#""a":"#.to_vec(), b"[".repeat(10_000)].concat(), &options);
 }
 
 #[test]

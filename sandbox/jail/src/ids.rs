@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::process::{Command, Stdio};
 
 /// `count` numbers from `inside` on act on the host as those from `outside` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,30 @@ fn write(pid: i32, kind: &str, maps: &[IdMap]) -> io::Result<()> {
     fs::write(format!("/proc/{pid}/{kind}_map"), text(maps))
 }
 
+/// Makes a map that is asked for: oneself may be mapped by anybody; others by root, and by who has been given them in /etc/subuid and /etc/subgid
+/// (newuidmap(1)).
+fn give(pid: i32, kind: &str, maps: &[IdMap]) -> io::Result<()> {
+    let refused = match write(pid, kind, maps) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
+        result => return result,
+    };
+    if let [IdMap { count: 1, .. }] = maps {
+        // Without a say over groups, one may not get rid of one's own either.
+        if kind == "gid" {
+            fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
+        }
+        return write(pid, kind, maps);
+    }
+    let numbers = maps.iter().flat_map(|map| [map.inside, map.outside, map.count]);
+    let status = Command::new(format!("new{kind}map"))
+        .arg(pid.to_string())
+        .args(numbers.map(|number| number.to_string()))
+        .stdin(Stdio::null())
+        .status();
+    // Where there is no such program, what the host has said says more.
+    if status.is_ok_and(|status| status.success()) { Ok(()) } else { Err(refused) }
+}
+
 /// Gives a child of [`crate::spawn`] its users and groups. Without maps: where the caller may (as root), every user and group stays who they
 /// are, so that files keep their owners; otherwise the caller alone exists, as root.
 ///
@@ -44,8 +69,7 @@ fn write(pid: i32, kind: &str, maps: &[IdMap]) -> io::Result<()> {
 /// `EPERM` for maps that the caller may not make, `EINVAL` for maps that overlap or are too long.
 pub fn map_ids(pid: i32, maps: &IdMaps) -> io::Result<()> {
     if !maps.uids.is_empty() || !maps.gids.is_empty() {
-        write(pid, "gid", &maps.gids)?;
-        return write(pid, "uid", &maps.uids);
+        return give(pid, "gid", &maps.gids).and_then(|()| give(pid, "uid", &maps.uids));
     }
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     if uid == 0 {

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::{Outcome, built, palisade};
 
 const SUITE: &str = "bookworm";
-const PACKAGES: &str = "gcc,golang-go,libc6-dev,perl";
+const PACKAGES: &str = "acl,attr,bubblewrap,cron,gcc,git,golang-go,inotify-tools,iproute2,libc6-dev,lsof,make,perl,procps,psmisc,python3,sqlite3,strace,sudo,tmux";
 const ENV: [&str; 5] = [
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME=/tmp",
@@ -37,7 +37,7 @@ impl Debian {
         // Only one of many tests makes it.
         let lock = File::create(target.join("debian.lock")).map_err(|error| error.to_string())?;
         lock.lock().map_err(|error| error.to_string())?;
-        if root.join(".complete").exists() {
+        if fs::read(root.join(".complete")).is_ok_and(|made| made == PACKAGES.as_bytes()) {
             return Ok(Self { root });
         }
         if Command::new("debootstrap").arg("--version").stdout(Stdio::null()).status().is_err() {
@@ -59,8 +59,14 @@ impl Debian {
         if !status.success() {
             return Err(format!("debootstrap ended with {status}: see {}", target.join("debian.log").display()));
         }
-        File::create(root.join(".complete")).map_err(|error| error.to_string())?;
+        fs::write(root.join(".complete"), PACKAGES).map_err(|error| error.to_string())?;
         Ok(Self { root })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Runs a script natively in it.

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use integration::{Docker, Pty, native, status};
@@ -21,6 +22,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 /// One daemon for all: starting it takes longer than most checks.
 #[test]
 fn dockers_commands() {
+    BEFORE.get_or_init(groups);
     let docker = match Docker::start() {
         Ok(docker) => docker,
         Err(why) => {
@@ -125,6 +127,11 @@ fn files(docker: &Docker) {
     let file = docker.dir.join("file");
     std::fs::write(&file, "from outside\n").unwrap();
     docker.ok(&["cp", file.to_str().unwrap(), "files:/root/in"]);
+    // What the container has looked at, and looked for, is still the host's to change.
+    docker.ok(&["exec", "files", "sh", "-c", "cat /etc/passwd > /dev/null; test ! -e /root/late; ls -l /root /etc > /dev/null"]);
+    docker.ok(&["cp", file.to_str().unwrap(), "files:/etc/passwd"]);
+    docker.ok(&["cp", file.to_str().unwrap(), "files:/root/late"]);
+    assert_eq!(docker.ok(&["exec", "files", "cat", "/etc/passwd", "/root/late"]), "from outside\nfrom outside\n");
     docker.ok(&["exec", "files", "sh", "-c", "cat /root/in > /root/out; chown 5:6 /root/out; rm /etc/group; mkdir /var/new"]);
     docker.ok(&["cp", "files:/root/out", file.to_str().unwrap()]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "from outside\n");
@@ -173,6 +180,20 @@ fn options(docker: &Docker) {
     assert!(init.status == 0 && first.contains("docker-init"), "{init:?}");
 }
 
+/// Control groups that were there before the daemon: somebody else's.
+static BEFORE: OnceLock<Vec<String>> = OnceLock::new();
+
+/// Control groups of containers of any daemon.
+fn groups() -> Vec<String> {
+    let mut found = Vec::new();
+    for controller in ["", "memory", "cpu", "pids", "cpuset", "blkio", "cpuacct"] {
+        let groups = std::fs::read_dir(Path::new("/sys/fs/cgroup").join(controller).join("docker"));
+        let groups = groups.into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
+        found.extend(groups.map(|entry| entry.path().display().to_string()));
+    }
+    found
+}
+
 /// What a daemon's containers could leave on the host: processes, mounts, control groups, state.
 fn traces(docker: &Docker) -> Vec<String> {
     let dir = docker.dir.to_str().unwrap();
@@ -187,11 +208,8 @@ fn traces(docker: &Docker) -> Vec<String> {
         line.split(' ').nth(1).is_some_and(|place| place.starts_with(&format!("{dir}/")) && place != format!("{dir}/data"))
     };
     found.extend(mounts.lines().filter(below).map(str::to_owned));
-    for controller in ["", "memory", "cpu", "pids", "cpuset", "blkio", "cpuacct"] {
-        let groups = std::fs::read_dir(Path::new("/sys/fs/cgroup").join(controller).join("docker"));
-        let groups = groups.into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
-        found.extend(groups.map(|entry| entry.path().display().to_string()));
-    }
+    let before = BEFORE.get_or_init(Vec::new);
+    found.extend(groups().into_iter().filter(|group| !before.contains(group)));
     let states = native(&["find", dir, "-path", "*/runtime-*/moby/*"]).stdout;
     found.extend(states.lines().map(str::to_owned));
     found

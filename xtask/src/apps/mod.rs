@@ -82,7 +82,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Runs a check; its output is kept as `OUT/ID.NAME.log`.
     fn check(&self, id: &str, name: &str, runner: &Runner<'_>) -> Result<Check> {
-        let work = std::env::temp_dir().join(format!("palisade-app-{id}-{}", std::process::id()));
+        let work = std::env::temp_dir().join(format!("palisade-app-{id}-{name}-{}", std::process::id()));
         for dir in ["layer", "rootfs"] {
             fs::create_dir_all(work.join(dir))?;
         }
@@ -166,8 +166,13 @@ pub fn run(top: &Path, options: &Options) -> Result<()> {
     let mut broken = Vec::new();
     let reference = options.runc.as_deref().map_or(Runner::Native, Runner::Runtime);
     for id in run.ids()? {
-        let other = if options.alone { None } else { Some(run.check(&id, "reference", &reference)?) };
-        let inside = run.check(&id, "palisade", &Runner::Runtime(&palisade))?;
+        // At the same time: some wait for the next minute.
+        let (other, inside) = std::thread::scope(|scope| {
+            let other = (!options.alone).then(|| scope.spawn(|| run.check(&id, "reference", &reference)));
+            let inside = run.check(&id, "palisade", &Runner::Runtime(&palisade));
+            (other.map(|other| other.join().unwrap_or_else(|_| bail!("{id}: its thread has panicked"))), inside)
+        });
+        let (other, inside) = (other.transpose()?, inside?);
         let there = other.as_ref().map_or("-", |check| check.verdict.name());
         println!(
             "{id:20} {there:8} {:8} {:6.1} s  {}",
