@@ -200,7 +200,12 @@ impl HostInode {
     /// # Errors
     /// `ENOENT`
     pub fn below(fd: OwnedFd, name: &[u8], writable: bool) -> SysResult<Arc<Self>> {
-        Self::root(fd, writable, false)?.child(name, false)
+        let file = Self::root(fd, writable, false)?.child(name, false)?;
+        // It is mounted for good, whatever others put at its name: it stays open.
+        if let Ok(fd) = file.open_host(OFlags::RDONLY, false) {
+            *file.reading.lock() = Some(HostFile::new(fd, false));
+        }
+        Ok(file)
     }
 
     /// It as something to mount.

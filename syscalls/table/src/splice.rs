@@ -382,7 +382,7 @@ fn copy(t: &Current, from: &File, start: u64, to: &File, at: Option<u64>, len: u
         match write(t, to, &mut IoBuf::kernel(part), at.map(|at| at.saturating_add(done))) {
             Ok(written) => {
                 total += usize::try_from(written).unwrap_or(0);
-                if written < count {
+                if written < count || t.task.signal_pending() {
                     break;
                 }
             }

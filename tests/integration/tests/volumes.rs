@@ -135,6 +135,40 @@ fn what_the_host_changes_is_seen_inside() {
 }
 
 #[test]
+fn a_file_that_is_mounted_stays_what_it_is() {
+    let dir = directory("file");
+    let file = dir.join("f");
+    std::fs::write(&file, "old").unwrap();
+    std::fs::create_dir(dir.join("v")).unwrap();
+    let mut command = command(&dir.join("v"));
+    let script = "cat /f; echo; read line; cat /f; echo; read line; cat /f";
+    // Before the `--`.
+    let mut again = Command::new(command.get_program());
+    let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    again
+        .args(&args[..args.len() - 1])
+        .arg("--volume")
+        .arg(format!("{}:/f", file.display()))
+        .arg("--")
+        .args(["sh", "-c", script]);
+    command = again;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut ask, mut answer) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()).lines());
+    let mut next = || answer.next().unwrap().unwrap();
+    assert_eq!(next(), "old");
+    // Written to, and then replaced, as editors do: what is mounted is the old one.
+    std::fs::write(&file, "changed").unwrap();
+    writeln!(ask).unwrap();
+    assert_eq!(next(), "changed");
+    std::fs::write(dir.join("new"), "new").unwrap();
+    std::fs::rename(dir.join("new"), &file).unwrap();
+    writeln!(ask).unwrap();
+    assert_eq!(next(), "changed");
+    assert!(child.wait().unwrap().success());
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
 fn a_file_is_one_whatever_it_is_called() {
     let dir = directory("one");
     std::fs::write(dir.join("a"), "text").unwrap();
