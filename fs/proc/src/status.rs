@@ -65,7 +65,7 @@ pub static FILES: &[TextFile] = &[
     TextFile { name: "mounts", number: 8, make: mounts::mounts, ..TextFile::NONE },
     TextFile { name: "mountinfo", number: 9, make: mounts::mountinfo, ..TextFile::NONE },
     TextFile { name: "limits", number: 10, make: limits, ..TextFile::NONE },
-    TextFile { name: "cgroup", number: 11, make: |_, _| Ok(b"0::/\n".to_vec()), ..TextFile::NONE },
+    TextFile { name: "cgroup", number: 11, make: tasks::cgroup, ..TextFile::NONE },
     TextFile { name: "smaps", number: 12, make: memory::smaps, ..GUARDED },
     TextFile { name: "smaps_rollup", number: 13, make: memory::smaps_rollup, ..GUARDED },
     TextFile { name: "mountstats", number: 14, make: mounts::mountstats, ..TextFile::NONE },

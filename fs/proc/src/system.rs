@@ -132,7 +132,7 @@ pub static ROOT: Entry = dir(
         dir("fs", 424, &[]),
         dir("irq", 425, &[]),
         dir("tty", 426, &[]),
-        file("cgroups", 406, |_| text("#subsys_name\thierarchy\tnum_cgroups\tenabled\n")),
+        file("cgroups", 406, cgroups),
         file("locks", 407, locks::text),
     ],
 );
@@ -189,6 +189,12 @@ const FS: &[Entry] = &[
     file("file-max", 50, |_| text("9223372036854775807\n")),
     file("pipe-max-size", 51, |_| text("1048576\n")),
 ];
+
+/// The controllers of version 1, none of which has a hierarchy: who looks knows version 2 by that.
+fn cgroups(_: &Proc) -> SysResult<Vec<u8>> {
+    let lines = ["cpuset", "cpu", "cpuacct", "memory", "pids"].map(|name| format!("{name}\t0\t1\t1\n"));
+    text(format!("#subsys_name\thierarchy\tnum_cgroups\tenabled\n{}", lines.concat()))
+}
 
 fn filesystems(proc: &Proc) -> SysResult<Vec<u8>> {
     let line = |kind: &std::sync::Arc<dyn vfs::FileSystemType>| {

@@ -74,6 +74,13 @@ pub fn personality(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
     Ok(format!("{personality:08x}\n").into_bytes())
 }
 
+/// Its control group, as the reader's namespace calls it.
+pub fn cgroup(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
+    let ns = proc.caller().map_or_else(|| proc.kernel.ns.cgroup.clone(), |task| task.lock().ns.cgroup.clone());
+    let path = view.group.cgroup(&proc.kernel).path_from(&ns.root(&proc.kernel));
+    Ok([b"0::", &path[..], b"\n"].concat())
+}
+
 /// As whom it has logged in, in the reader's numbers.
 pub fn loginuid(proc: &Proc, view: &View) -> SysResult<Vec<u8>> {
     let (uid, _) = *view.group.login.lock();

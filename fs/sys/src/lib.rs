@@ -22,6 +22,7 @@ const EMPTY: &[&str] = &[
     "dev/block",
     "dev/char",
     "firmware",
+    // A place for the groups to be mounted on.
     "fs/cgroup",
     "hypervisor",
     "kernel/debug",

@@ -66,7 +66,7 @@ impl Current {
             if self.job_control() {
                 continue;
             }
-            if self.task.kernel.paused.load(Ordering::SeqCst) {
+            if self.task.kernel.paused.load(Ordering::SeqCst) || self.task.group.frozen.load(Ordering::SeqCst) {
                 self.task.parker.park(None);
                 continue;
             }

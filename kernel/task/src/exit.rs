@@ -113,6 +113,7 @@ impl Kernel {
 
     /// A process has no task left: its parent hears of it, its children get a new one.
     fn group_ended(&self, group: &Arc<Group>) {
+        self.leave_cgroup(group);
         if group.pid == 1 {
             // Nobody outlives the first process.
             let all: Vec<_> = self.groups.lock().values().cloned().collect();

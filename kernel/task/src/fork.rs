@@ -12,6 +12,7 @@ use platform::UserRegs;
 use usermem::UserMemoryExt;
 use vfs::{File, FsContext, MountNamespace};
 
+use crate::cgroup::Cgroup;
 use crate::current::Current;
 use crate::group::Group;
 use crate::kernel::Kernel;
@@ -21,7 +22,7 @@ use crate::ptrace::Event;
 use crate::tasks::Task;
 
 /// What clone(2) and clone3(2) ask for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct CloneRequest {
     /// `CLONE_*`, without the exit signal.
     pub flags: u64,
@@ -35,10 +36,14 @@ pub struct CloneRequest {
     pub tls: u64,
     /// Numbers that the child is to have, in its own pid namespace first; any where there is none.
     pub set_tid: Vec<i32>,
+    /// Where a new process is to be (`CLONE_INTO_CGROUP`); where the caller is if `None`.
+    pub cgroup: Option<Arc<Cgroup>>,
 }
 
 /// `CLONE_CLEAR_SIGHAND`, of clone3(2) only.
 pub const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
+/// `CLONE_INTO_CGROUP`, of clone3(2) only.
+pub const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
 const fn bits(flags: i32) -> u64 {
     flags as u32 as u64
@@ -46,6 +51,7 @@ const fn bits(flags: i32) -> u64 {
 
 /// Flags that are implemented, or ask for nothing that there is here.
 const KNOWN: u64 = CLONE_CLEAR_SIGHAND
+    | CLONE_INTO_CGROUP
     | bits(
         c::CLONE_VM
             | c::CLONE_FS
@@ -145,6 +151,15 @@ impl Current {
             return Err(Errno::EAGAIN);
         }
         let kernel = self.task.kernel.clone();
+        let own = self.task.group.cgroup(&kernel);
+        match &request.cgroup {
+            Some(cgroup) if !request.has(c::CLONE_THREAD) => {
+                kernel.may_fork_into(&self.task.group, cgroup, self.credentials())?
+            }
+            Some(_) => return Err(Errno::EINVAL),
+            None => {}
+        }
+        kernel.may_add_task(request.cgroup.as_ref().unwrap_or(&own))?;
         let surroundings = self.for_child(&request)?;
         let charge = Task::charge_process(&surroundings.credentials, self.task.group.limit(c::RLIMIT_NPROC))?;
         let number = kernel.new_pid(&surroundings.ns.pid_for_children, &request.set_tid)?;
@@ -273,6 +288,9 @@ impl Current {
         for (new, old) in [(&group.oom_score_adj, &own.oom_score_adj), (&group.oom_score_adj_min, &own.oom_score_adj_min)] {
             new.store(old.load(Ordering::Relaxed), Ordering::Relaxed);
         }
+        if request.cgroup.is_some() {
+            group.cgroup.lock().clone_from(&request.cgroup);
+        }
         if request.has(c::CLONE_VM) {
             own.shares_memory.store(true, Ordering::Relaxed);
             group.shares_memory.store(true, Ordering::Relaxed);
@@ -358,7 +376,9 @@ impl Kernel {
         self.forks.fetch_add(1, Ordering::Relaxed);
         self.tasks.lock().insert(task.tid(), task.clone());
         if let Some(jobs) = &mut jobs {
+            self.enter_cgroup(group);
             self.groups.lock().insert(group.pid, group.clone());
+            self.freeze_newcomer(group);
             jobs.join(group);
             if let Some(parent) = group.parent.lock().upgrade() {
                 parent.children.lock().push(group.clone());
@@ -378,6 +398,7 @@ impl Kernel {
         let empty = tasks.is_empty();
         drop(tasks);
         if empty {
+            self.leave_cgroup(group);
             let mut jobs = self.jobs.lock();
             let parent = group.parent.lock().upgrade();
             self.reap(&mut jobs, parent.as_deref(), group);

@@ -9,6 +9,7 @@ use abi::structs::Rlimit;
 use auth::Credentials;
 use sync::{Mutex, WaitQueue, monotonic_ns};
 
+use crate::cgroup::Cgroup;
 use crate::core::Dump;
 use crate::jobs::{ProcessGroup, Terminal};
 use crate::kernel::{OnExit, OnStop};
@@ -90,6 +91,10 @@ pub struct Group {
     pub exit_signal: AtomicI32,
     pub(crate) timers: OnceLock<Box<ProcessTimers>>,
     pub started: u64,
+    /// Its control group, the root's if there is none; whether it is counted there, and whether that is frozen.
+    pub(crate) cgroup: Mutex<Option<Arc<Cgroup>>>,
+    pub(crate) counted: AtomicBool,
+    pub(crate) frozen: AtomicBool,
     /// As whom it has logged in, and how often somebody had by then (/proc/pid/loginuid, sessionid); -1: nobody has.
     pub login: Mutex<(u32, u32)>,
     pub usage: Mutex<Usage>,
@@ -165,6 +170,9 @@ impl Group {
             exit_signal: AtomicI32::new(exit_signal),
             timers: OnceLock::new(),
             started: monotonic_ns(),
+            cgroup: Mutex::new(model.and_then(|model| model.cgroup.lock().clone())),
+            counted: AtomicBool::new(false),
+            frozen: AtomicBool::new(false),
             login: Mutex::new(model.map_or((u32::MAX, u32::MAX), |model| *model.login.lock())),
             usage: Mutex::default(),
         })

@@ -14,6 +14,7 @@ use timer::Timers;
 use vfs::{Caller, FdTable, File, FileSystems, FsContext, MountNamespace, WalkFlags};
 
 use crate::bootlog;
+use crate::cgroup::Cgroups;
 use crate::credentials::exec_file;
 use crate::current::Current;
 use crate::exec::identity;
@@ -139,6 +140,7 @@ pub struct Kernel {
     pub forks: AtomicU64,
     pub trace: Trace,
     pub quota: Quota,
+    pub cgroups: Cgroups,
     /// Processes killed because memory was up.
     pub oom_kills: AtomicU64,
     /// Settings of /proc/sys as they were last written, by name: those that nothing in the kernel reads elsewhere.
@@ -187,6 +189,7 @@ impl Kernel {
             forks: AtomicU64::new(0),
             trace: Trace::default(),
             quota: Quota::default(),
+            cgroups: Cgroups::default(),
             oom_kills: AtomicU64::new(0),
             settings: Mutex::default(),
             core_pattern: Mutex::new(b"core".to_vec()),

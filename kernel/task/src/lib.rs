@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bootlog;
+mod cgroup;
 mod core;
 mod credentials;
 mod current;
@@ -39,10 +40,11 @@ mod usage;
 mod wait;
 mod worker;
 
+pub use cgroup::{Cgroup, CgroupFs, Cgroups};
 pub use core::MAX_CORE_PATTERN;
 pub use credentials::Access;
 pub use current::{Current, Resumption};
-pub use fork::{CLONE_CLEAR_SIGHAND, CloneRequest};
+pub use fork::{CLONE_CLEAR_SIGHAND, CLONE_INTO_CGROUP, CloneRequest};
 pub use futex::{FutexTable, FutexWord, Interest as FutexInterest};
 pub use group::{Actions, Group, Signals};
 pub use jobs::{Jobs, ProcessGroup, Session, Terminal};

@@ -132,7 +132,7 @@ impl BootConfig {
         self.writes == Writes::ToHost || self.mounts.iter().any(bound)
     }
 
-    /// What every sandbox has mounted: /proc, /dev, /dev/pts, /dev/shm, /sys, /tmp.
+    /// What every sandbox has mounted: /proc, /dev, /dev/pts, /dev/shm, /sys, /sys/fs/cgroup, /tmp.
     #[must_use]
     pub fn usual_mounts() -> Vec<Mount> {
         let usual = c::MS_NOSUID | c::MS_NODEV | c::MS_NOEXEC | c::MS_RELATIME;
@@ -142,6 +142,7 @@ impl BootConfig {
             Mount::internal("/dev/pts", "devpts", "ptmxmode=0666,mode=0620,gid=5", c::MS_NOSUID | c::MS_NOEXEC | c::MS_RELATIME),
             Mount::internal("/dev/shm", "tmpfs", "mode=1777", c::MS_NOSUID | c::MS_NODEV | c::MS_RELATIME),
             Mount::internal("/sys", "sysfs", "", usual | c::MS_RDONLY),
+            Mount::internal("/sys/fs/cgroup", "cgroup2", "", usual),
             Mount::internal("/tmp", "tmpfs", "mode=1777", c::MS_RELATIME),
         ]
     }

@@ -18,9 +18,6 @@ use vfs::{Caller, Dentry, DeviceOpener, MountNamespace, MountOption, MountReques
 
 use crate::config::{BootConfig, Device, Mount, Propagation, Source, Writes};
 
-/// Types that are mounted as empty directories until there are such filesystems: programs find nothing, as on a machine without.
-const MISSING: [&str; 2] = ["cgroup", "cgroup2"];
-
 /// A mount whose host side is open: made while the host's files can still be reached.
 pub struct Prepared {
     mount: Mount,
@@ -139,6 +136,7 @@ pub fn assemble(config: &BootConfig, mounts: Vec<Prepared>, kernel: &Arc<Kernel>
     for name in ["tmpfs", "ramfs"] {
         filesystems.register(Arc::new(TmpFs { name, devices: devices.clone() }));
     }
+    filesystems.register(Arc::new(task::CgroupFs::new(kernel.clone())));
     filesystems.register(Arc::new(OverlayFs));
     filesystems.register(Arc::new(task::QueueFs { kernel: kernel.clone() }));
     let builder = Builder { kernel, devices, pts, who: Arc::new(Credentials::root(kernel.user_ns.clone())) };
@@ -244,12 +242,9 @@ impl Builder<'_> {
             // The instance that /dev/ptmx belongs to.
             return self.pts.root();
         }
-        let filesystem = match self.kernel.filesystems.get(kind.as_bytes()) {
-            Err(Errno::ENODEV) if MISSING.contains(&kind) => {
-                return self.memory("tmpfs", 0o555);
-            }
-            filesystem => filesystem?,
-        };
+        // Whichever version's controllers a configuration asks for, it gets what there is.
+        let (kind, options) = if kind.starts_with("cgroup") { ("cgroup2", &b""[..]) } else { (kind, options) };
+        let filesystem = self.kernel.filesystems.get(kind.as_bytes())?;
         // The mount is read-only, not the filesystem: places for other mounts are made in it.
         let request = MountRequest { source: name, options: MountOption::parse(options), flags: flags & !c::MS_RDONLY, caller };
         filesystem.mount(&request)

@@ -3,7 +3,7 @@
 use abi::signal::SigInfo;
 use abi::structs::CloneArgs;
 use abi::{Errno, SysResult, c, nr};
-use task::{CloneRequest, Current, Program, Who};
+use task::{CLONE_INTO_CGROUP, Cgroup, CloneRequest, Current, Program, Who};
 use usermem::UserMemoryExt;
 use zerocopy::FromZeros;
 
@@ -49,7 +49,8 @@ fn clone(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         return Err(Errno::EINVAL);
     }
     let set_tid = Vec::new();
-    t.clone_task(CloneRequest { flags, exit_signal, stack, parent_tid, child_tid, tls, set_tid, pidfd: parent_tid })
+    let cgroup = None;
+    t.clone_task(CloneRequest { flags, exit_signal, stack, parent_tid, child_tid, tls, set_tid, pidfd: parent_tid, cgroup })
 }
 
 fn clone3(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
@@ -85,7 +86,11 @@ fn clone3(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
         set_tid.push(number);
     }
     let stack = args.stack.checked_add(args.stack_size).ok_or(Errno::EINVAL)?;
-    t.clone_task(CloneRequest { flags, exit_signal, stack, parent_tid, child_tid, tls, set_tid, pidfd })
+    let cgroup = match flags & CLONE_INTO_CGROUP {
+        0 => None,
+        _ => Some(Cgroup::of(&*t.fds.get(i32::try_from(args.cgroup).map_err(|_| Errno::EINVAL)?)?)?),
+    };
+    t.clone_task(CloneRequest { flags, exit_signal, stack, parent_tid, child_tid, tls, set_tid, pidfd, cgroup })
 }
 
 /// A null-terminated vector of strings.

@@ -17,6 +17,7 @@ use auth::{Capability, Credentials, UserNamespace, new_inum};
 use sync::Parker;
 use vfs::MountNamespace;
 
+use crate::cgroup::Cgroup;
 use crate::current::Current;
 use crate::group::Group;
 use crate::kernel::Kernel;
@@ -36,13 +37,21 @@ const FIRST_CGROUP_INUM: u64 = 0xefff_fffb;
 pub struct CgroupNamespace {
     pub ino: u64,
     pub user_ns: Arc<UserNamespace>,
+    /// What is seen as the root; that of all if nothing.
+    root: Option<Arc<Cgroup>>,
 }
 
 impl CgroupNamespace {
     /// The first.
     #[must_use]
     pub fn initial(user_ns: Arc<UserNamespace>) -> Arc<Self> {
-        Arc::new(Self { ino: FIRST_CGROUP_INUM, user_ns })
+        Arc::new(Self { ino: FIRST_CGROUP_INUM, user_ns, root: None })
+    }
+
+    /// The group that is seen as the root.
+    #[must_use]
+    pub fn root(&self, kernel: &Kernel) -> Arc<Cgroup> {
+        self.root.clone().unwrap_or_else(|| kernel.cgroups.root.clone())
     }
 }
 
@@ -85,7 +94,9 @@ impl Namespaces {
             new.ipc = IpcNamespace::fresh(user_ns.clone());
         }
         if has(c::CLONE_NEWCGROUP) {
-            new.cgroup = Arc::new(CgroupNamespace { ino: new_inum(), user_ns: user_ns.clone() });
+            // Where who makes it is becomes its root.
+            let root = crate::current().map(|task| task.group.cgroup(&task.kernel));
+            new.cgroup = Arc::new(CgroupNamespace { ino: new_inum(), user_ns: user_ns.clone(), root });
         }
         if has(c::CLONE_NEWNET) {
             new.net = self.net.fresh(user_ns.clone());

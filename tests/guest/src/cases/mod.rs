@@ -3,6 +3,7 @@
 use crate::Case;
 
 mod aio;
+mod cgroup;
 mod creds;
 mod epoll;
 mod fd;
@@ -45,6 +46,7 @@ mod tty;
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Case> {
     [
+        cgroup::CASES,
         creds::CASES,
         aio::CASES,
         epoll::CASES,

@@ -1,0 +1,265 @@
+//! The filesystem of control groups: a directory for each, with its files.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use abi::poll::PollEvents;
+use abi::structs::Statfs;
+use abi::{Errno, SysResult, c};
+use auth::Credentials;
+use sync::WaitQueue;
+use usermem::IoBuf;
+use vfs::{
+    Attr, Caching, Dentry, DirEntry, File, FileOps, FileSystemType, Inode, MountRequest, NewNode, Plain, Rename, SetAttr,
+    SuperBlock, new_dev,
+};
+
+use super::Cgroup;
+use super::control::{self, Control};
+use crate::kernel::Kernel;
+
+/// `CGROUP2_SUPER_MAGIC`
+const MAGIC: i64 = 0x6367_7270;
+/// Most that is written to a file at a time.
+const MAX_WRITE: usize = 4096;
+/// Inode numbers of a group's files follow its own from here on.
+const FILES: u64 = 1 << 32;
+
+/// cgroup2 as mount(2) knows it: however often it is mounted, the groups are the same.
+pub struct CgroupFs {
+    pub kernel: Arc<Kernel>,
+    pub dev: u64,
+}
+
+impl CgroupFs {
+    #[must_use]
+    pub fn new(kernel: Arc<Kernel>) -> Self {
+        Self { kernel, dev: new_dev() }
+    }
+}
+
+impl FileSystemType for CgroupFs {
+    fn name(&self) -> &'static str {
+        "cgroup2"
+    }
+
+    fn mount(&self, request: &MountRequest<'_>) -> SysResult<Arc<Dentry>> {
+        let known: [&[u8]; 4] = [b"nsdelegate", b"favordynmods", b"memory_localevents", b"memory_recursiveprot"];
+        if request.options.iter().any(|option| !known.contains(&&*option.name)) {
+            return Err(Errno::EINVAL);
+        }
+        // Who mounts it sees the groups from its namespace's root on.
+        let first = || self.kernel.cgroups.root.clone();
+        let cgroup = crate::current().map_or_else(first, |task| task.lock().ns.cgroup.root(&self.kernel));
+        let node = Node { kernel: self.kernel.clone(), dev: self.dev, cgroup, control: None };
+        Dentry::root(SuperBlock::new("cgroup2", self.dev, Box::new(Plain)), Arc::new(node))
+    }
+}
+
+/// A group's directory, or a file in it.
+#[derive(Clone)]
+struct Node {
+    kernel: Arc<Kernel>,
+    dev: u64,
+    cgroup: Arc<Cgroup>,
+    control: Option<&'static Control>,
+}
+
+impl Cgroup {
+    /// The group whose directory a file is.
+    ///
+    /// # Errors
+    /// `EBADF`
+    pub fn of(file: &File) -> SysResult<Arc<Self>> {
+        let inode: &dyn Any = &**file.inode.as_ref().ok_or(Errno::EBADF)?;
+        let node = inode.downcast_ref::<Node>().filter(|node| node.control.is_none());
+        node.map(|node| node.cgroup.clone()).ok_or(Errno::EBADF)
+    }
+}
+
+impl Node {
+    fn name(&self) -> &'static str {
+        self.control.map_or("", |control| control.name)
+    }
+
+    fn mode(&self) -> u32 {
+        match self.control {
+            None => c::S_IFDIR | self.cgroup.owner("", 0o755).0,
+            Some(control) => c::S_IFREG | self.cgroup.owner(control.name, control.mode()).0,
+        }
+    }
+
+    fn ino(&self) -> u64 {
+        let place = self.control.and_then(|control| control::files().position(|(name, _)| name == control.name));
+        self.cgroup.ino + place.map_or(0, |place| FILES * (place as u64 + 1))
+    }
+
+    fn directory(&self, cgroup: Arc<Cgroup>) -> Self {
+        Self { cgroup, control: None, ..self.clone() }
+    }
+}
+
+impl Inode for Node {
+    fn attr(&self) -> SysResult<Attr> {
+        let mode = self.mode();
+        let (_, uid, gid) = self.cgroup.owner(self.name(), 0);
+        let nlink = if self.control.is_none() { 2 + self.cgroup.children.lock().len() as u64 } else { 1 };
+        Ok(Attr { dev: self.dev, ino: self.ino(), mode, nlink, uid, gid, ..Attr::default() })
+    }
+
+    fn lookup(self: Arc<Self>, name: &[u8]) -> SysResult<Arc<dyn Inode>> {
+        if self.control.is_some() {
+            return Err(Errno::ENOTDIR);
+        }
+        if self.cgroup.is_gone() {
+            return Err(Errno::ENOENT);
+        }
+        if let Some(child) = self.cgroup.children.lock().get(name) {
+            return Ok(Arc::new(self.directory(child.clone())));
+        }
+        let control = control::of(&self.cgroup).find(|control| control.name.as_bytes() == name);
+        Ok(Arc::new(Self { control: Some(control.ok_or(Errno::ENOENT)?), ..(*self).clone() }))
+    }
+
+    fn readdir(&self) -> SysResult<Vec<DirEntry>> {
+        if self.control.is_some() {
+            return Err(Errno::ENOTDIR);
+        }
+        if self.cgroup.is_gone() {
+            return Ok(Vec::new());
+        }
+        let file = |control| Self { control: Some(control), ..self.clone() };
+        let files = control::of(&self.cgroup).map(|control| DirEntry {
+            name: control.name.into(),
+            ino: file(control).ino(),
+            kind: c::S_IFREG,
+        });
+        let children = self.cgroup.children.lock();
+        let groups = children.iter().map(|(name, child)| DirEntry { name: name.to_vec(), ino: child.ino, kind: c::S_IFDIR });
+        Ok(files.chain(groups).collect())
+    }
+
+    fn open(self: Arc<Self>, _: i32) -> SysResult<Arc<dyn FileOps>> {
+        if self.cgroup.is_gone() {
+            return Err(Errno::ENODEV);
+        }
+        let opener = crate::current().map(|task| task.credentials());
+        Ok(Arc::new(Open { node: (*self).clone(), opener, seen: AtomicU64::new(0) }))
+    }
+
+    fn create(self: Arc<Self>, name: &[u8], node: &NewNode) -> SysResult<Arc<dyn Inode>> {
+        if self.control.is_some() {
+            return Err(Errno::ENOTDIR);
+        }
+        // Groups, and nothing else; their names must not break the lines of /proc/pid/cgroup.
+        match node.mode & c::S_IFMT {
+            c::S_IFDIR => {}
+            c::S_IFREG => return Err(Errno::EACCES),
+            _ => return Err(Errno::EPERM),
+        }
+        if name.contains(&b'\n') {
+            return Err(Errno::EINVAL);
+        }
+        let child = self.kernel.make_cgroup(&self.cgroup, name, (node.mode & 0o7777, node.uid, node.gid))?;
+        Ok(Arc::new(self.directory(child)))
+    }
+
+    fn unlink(&self, name: &[u8], _: &Arc<dyn Inode>, dir: bool, _: bool) -> SysResult<()> {
+        if dir { self.kernel.remove_cgroup(&self.cgroup, name) } else { Err(Errno::EPERM) }
+    }
+
+    fn link(&self, _: &[u8], _: &Arc<dyn Inode>) -> SysResult<()> {
+        Err(Errno::EPERM)
+    }
+
+    fn rename(&self, _: &Rename<'_>) -> SysResult<()> {
+        Err(Errno::EPERM)
+    }
+
+    fn set_attr(&self, set: &SetAttr) -> SysResult<()> {
+        let usual = self.mode() & 0o7777;
+        let (mode, uid, gid) = self.cgroup.owner(self.name(), usual);
+        let new = (set.mode.map_or(mode, |mode| mode & 0o7777), set.uid.unwrap_or(uid), set.gid.unwrap_or(gid));
+        if new != (mode, uid, gid) {
+            self.cgroup.owners.lock().insert(self.name(), new);
+        }
+        Ok(())
+    }
+
+    fn statfs(&self) -> SysResult<Statfs> {
+        Ok(Statfs { kind: MAGIC, bsize: 4096, frsize: 4096, namelen: 255, ..Statfs::default() })
+    }
+
+    fn caching(&self) -> Caching {
+        Caching::Shared
+    }
+
+    fn revalidate(&self, name: &[u8], child: &Arc<dyn Inode>) -> bool {
+        let child: &dyn Any = &**child;
+        child.downcast_ref::<Self>().is_some_and(|child| match child.control {
+            Some(control) => control.is_in(&self.cgroup) && !self.cgroup.is_gone(),
+            None => self.cgroup.children.lock().get(name).is_some_and(|now| Arc::ptr_eq(now, &child.cgroup)),
+        })
+    }
+}
+
+/// An open file.
+struct Open {
+    node: Node,
+    opener: Option<Arc<Credentials>>,
+    /// How often it had changed when it was last read.
+    seen: AtomicU64,
+}
+
+impl Open {
+    fn control(&self) -> SysResult<&'static Control> {
+        let control = self.node.control.ok_or(Errno::EISDIR)?;
+        let there = !self.node.cgroup.is_gone() && control.is_in(&self.node.cgroup);
+        if there { Ok(control) } else { Err(Errno::ENODEV) }
+    }
+}
+
+impl FileOps for Open {
+    fn read(&self, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
+        let make = self.control()?.make.ok_or(Errno::EINVAL)?;
+        self.seen.store(self.node.cgroup.changes.load(Ordering::SeqCst), Ordering::SeqCst);
+        let text = make(&self.node.kernel, &self.node.cgroup)?.into_bytes();
+        let rest = usize::try_from(offset).ok().and_then(|at| text.get(at..)).unwrap_or_default();
+        let part = rest.get(..rest.len().min(buf.remaining())).unwrap_or_default();
+        if part.is_empty() { Ok(0) } else { buf.copy_out(part) }
+    }
+
+    fn write(&self, buf: &mut IoBuf<'_>, _: u64) -> SysResult<usize> {
+        let take = self.control()?.take.ok_or(Errno::EINVAL)?;
+        let opener = self.opener.as_ref().ok_or(Errno::EPERM)?;
+        let mut bytes = vec![0; buf.remaining().min(MAX_WRITE + 1)];
+        if bytes.len() > MAX_WRITE {
+            return Err(Errno::E2BIG);
+        }
+        let count = buf.copy_in(&mut bytes)?;
+        bytes.truncate(count);
+        let start = buf.done() - count;
+        let text = std::str::from_utf8(&bytes).map_err(|_| Errno::EINVAL);
+        let taken = text.and_then(|text| take(&self.node.kernel, &self.node.cgroup, text.trim(), opener));
+        // What is refused hasn't been written.
+        taken.inspect_err(|_| buf.rewind(start))?;
+        Ok(count)
+    }
+
+    fn poll(&self) -> PollEvents {
+        let mut ready = PollEvents::READABLE | PollEvents::WRITABLE;
+        if self.wait_queue().is_some() && self.seen.load(Ordering::SeqCst) != self.node.cgroup.changes.load(Ordering::SeqCst) {
+            ready |= PollEvents::ERR | PollEvents::PRI;
+        }
+        ready
+    }
+
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        (self.node.name() == "cgroup.events").then_some(&self.node.cgroup.queue)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

@@ -1,0 +1,365 @@
+//! Control groups, version 2 (cgroups(7)): a tree of groups that processes are in.
+//!
+//! The root shows the limits of the sandbox, which nobody inside can change. The groups below limit how many tasks they hold (pids), freeze
+//! and end them. How many processes live in a group is counted there and in those above, so that who waits for its end hears of it.
+
+mod control;
+mod fs;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use abi::poll::PollEvents;
+use abi::{Errno, SysResult, c};
+use auth::Credentials;
+use sync::{Mutex, WaitQueue};
+use vfs::{Access, Attr, new_ino};
+
+use crate::group::Group;
+use crate::kernel::Kernel;
+
+pub use fs::CgroupFs;
+
+/// Groups within each other, and all together, at most.
+const MAX_DEPTH: usize = 32;
+const MAX_GROUPS: usize = 8192;
+/// No limit.
+pub(crate) const MAX: u64 = u64::MAX;
+
+/// Who owns a directory or file of a group, and what they may: mode, user, group.
+type Owner = (u32, u32, u32);
+
+/// A control group.
+pub struct Cgroup {
+    pub(crate) ino: u64,
+    name: Box<[u8]>,
+    parent: Option<Arc<Self>>,
+    children: Mutex<BTreeMap<Box<[u8]>, Arc<Self>>>,
+    /// Removed: nothing can be done with it any more.
+    gone: AtomicBool,
+    /// Living processes in it, and in it and below.
+    own: AtomicUsize,
+    live: AtomicUsize,
+    /// Groups below it limit their tasks.
+    delegates_pids: AtomicBool,
+    max_tasks: AtomicU64,
+    /// How often somebody met that limit.
+    refused: AtomicU64,
+    max_depth: AtomicU64,
+    max_descendants: AtomicU64,
+    freeze: AtomicBool,
+    /// CPU time, in nanoseconds, of processes that have ended in it: user and system.
+    used: [AtomicU64; 2],
+    /// How often `cgroup.events` has changed, and who waits for that.
+    changes: AtomicU64,
+    queue: WaitQueue,
+    /// Owners that have been set; by the name of a file, empty for the directory.
+    owners: Mutex<BTreeMap<&'static str, Owner>>,
+}
+
+/// All groups of a sandbox.
+pub struct Cgroups {
+    pub root: Arc<Cgroup>,
+    /// Held while a group is made or removed, and while a process comes, goes or moves (`Group::counted`). How many groups there are.
+    turn: Mutex<usize>,
+}
+
+impl Default for Cgroups {
+    fn default() -> Self {
+        Self { root: Cgroup::new(b"", None), turn: Mutex::new(1) }
+    }
+}
+
+impl Cgroup {
+    fn new(name: &[u8], parent: Option<Arc<Self>>) -> Arc<Self> {
+        Arc::new(Self {
+            ino: new_ino(),
+            name: name.into(),
+            parent,
+            children: Mutex::default(),
+            gone: AtomicBool::new(false),
+            own: AtomicUsize::new(0),
+            live: AtomicUsize::new(0),
+            delegates_pids: AtomicBool::new(false),
+            max_tasks: AtomicU64::new(MAX),
+            refused: AtomicU64::new(0),
+            max_depth: AtomicU64::new(MAX),
+            max_descendants: AtomicU64::new(MAX),
+            freeze: AtomicBool::new(false),
+            used: Default::default(),
+            changes: AtomicU64::new(1),
+            queue: WaitQueue::default(),
+            owners: Mutex::default(),
+        })
+    }
+
+    /// It, and those above it.
+    fn upwards(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |at| at.parent.as_deref())
+    }
+
+    fn is_within(&self, other: &Self) -> bool {
+        self.upwards().any(|at| std::ptr::eq(at, other))
+    }
+
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
+    }
+
+    /// How it is called in a namespace whose root is `root` (cgroup_namespaces(7)).
+    #[must_use]
+    pub fn path_from(&self, root: &Self) -> Vec<u8> {
+        let common = self.upwards().find(|at| root.is_within(at));
+        let ups = root.upwards().take_while(|at| common.is_none_or(|common| !std::ptr::eq(*at, common))).count();
+        let mut path = b"/..".repeat(ups);
+        let names: Vec<_> = self.upwards().take_while(|at| common.is_none_or(|common| !std::ptr::eq(*at, common))).collect();
+        for at in names.into_iter().rev() {
+            path.push(b'/');
+            path.extend(&at.name[..]);
+        }
+        if path.is_empty() {
+            path.push(b'/');
+        }
+        if self.is_gone() {
+            path.extend(b" (deleted)");
+        }
+        path
+    }
+
+    /// Whether tasks in it are to stand still.
+    fn is_frozen(&self) -> bool {
+        self.upwards().any(|at| at.freeze.load(Ordering::SeqCst))
+    }
+
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.queue.wake(PollEvents::PRI | PollEvents::ERR);
+    }
+
+    /// A process more lives in it.
+    fn add(&self) {
+        self.own.fetch_add(1, Ordering::SeqCst);
+        self.upwards().filter(|at| at.live.fetch_add(1, Ordering::SeqCst) == 0).for_each(Self::changed);
+    }
+
+    /// A process less.
+    fn remove(&self) {
+        self.own.fetch_sub(1, Ordering::SeqCst);
+        self.upwards().filter(|at| at.live.fetch_sub(1, Ordering::SeqCst) == 1).for_each(Self::changed);
+    }
+
+    /// Groups below it.
+    fn descendants(&self) -> Vec<Arc<Self>> {
+        let mut all: Vec<Arc<Self>> = self.children.lock().values().cloned().collect();
+        let mut at = 0;
+        while let Some(next) = all.get(at).cloned() {
+            all.extend(next.children.lock().values().cloned());
+            at += 1;
+        }
+        all
+    }
+
+    /// Owner and mode of a file or, without a name, of the directory; `usual` mode.
+    fn owner(&self, name: &'static str, usual: u32) -> Owner {
+        self.owners.lock().get(name).copied().unwrap_or((usual, 0, 0))
+    }
+
+    /// Whether somebody may move processes into and out of it.
+    ///
+    /// # Errors
+    /// `EACCES`
+    fn may_move(&self, who: &Credentials) -> SysResult<()> {
+        let (mode, uid, gid) = self.owner(control::PROCS, 0o644);
+        let attr = Attr { mode: c::S_IFREG | mode, uid, gid, ..Attr::default() };
+        vfs::generic_permission(who, &attr, None, Access::WRITE)
+    }
+}
+
+impl Group {
+    /// The control group that it is in.
+    #[must_use]
+    pub fn cgroup(&self, kernel: &Kernel) -> Arc<Cgroup> {
+        self.cgroup.lock().clone().unwrap_or_else(|| kernel.cgroups.root.clone())
+    }
+}
+
+impl Kernel {
+    /// A new process lives: it is counted where it is, or where its parent is if that is gone.
+    pub(crate) fn enter_cgroup(&self, group: &Group) {
+        let turn = self.cgroups.turn.lock();
+        let mut at = group.cgroup(self);
+        while let Some(parent) = at.parent.clone().filter(|_| at.is_gone()) {
+            at = parent;
+        }
+        *group.cgroup.lock() = Some(at.clone());
+        group.counted.store(true, Ordering::SeqCst);
+        at.add();
+        drop(turn);
+    }
+
+    /// A new process can be found: it is frozen if its group is. Who freezes that from now on finds it.
+    pub(crate) fn freeze_newcomer(&self, group: &Group) {
+        group.frozen.store(group.cgroup(self).is_frozen(), Ordering::SeqCst);
+    }
+
+    /// A process has ended.
+    pub(crate) fn leave_cgroup(&self, group: &Group) {
+        let used = group.used();
+        let turn = self.cgroups.turn.lock();
+        if !group.counted.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let at = group.cgroup(self);
+        for at in at.upwards() {
+            let [user, system] = &at.used;
+            user.fetch_add(used.user, Ordering::Relaxed);
+            system.fetch_add(used.system, Ordering::Relaxed);
+        }
+        at.remove();
+        drop(turn);
+    }
+
+    /// Moves a process; who asks for it is `who`.
+    ///
+    /// # Errors
+    /// `EACCES`; `ENODEV` for groups that are gone.
+    fn move_process(&self, group: &Group, to: &Arc<Cgroup>, who: &Credentials) -> SysResult<()> {
+        let turn = self.cgroups.turn.lock();
+        if to.is_gone() {
+            return Err(Errno::ENODEV);
+        }
+        let from = group.cgroup(self);
+        common(&from, to).may_move(who)?;
+        if !group.counted.load(Ordering::SeqCst) {
+            return Err(Errno::ESRCH);
+        }
+        if Arc::ptr_eq(&from, to) {
+            return Ok(());
+        }
+        from.remove();
+        *group.cgroup.lock() = Some(to.clone());
+        to.add();
+        group.frozen.store(to.is_frozen(), Ordering::SeqCst);
+        drop(turn);
+        group.threads().iter().for_each(|task| task.kick());
+        Ok(())
+    }
+
+    /// Whether `who`, in `from`, may make a process in `to` (clone3(2), `CLONE_INTO_CGROUP`).
+    ///
+    /// # Errors
+    /// `ENOENT` for groups that are gone; `EACCES`.
+    pub(crate) fn may_fork_into(&self, from: &Group, to: &Cgroup, who: &Credentials) -> SysResult<()> {
+        if to.is_gone() {
+            return Err(Errno::ENOENT);
+        }
+        to.may_move(who)?;
+        common(&from.cgroup(self), to).may_move(who)
+    }
+
+    /// Whether there may be one task more in a group.
+    ///
+    /// # Errors
+    /// `EAGAIN`
+    pub(crate) fn may_add_task(&self, to: &Cgroup) -> SysResult<()> {
+        for at in to.upwards() {
+            let max = at.max_tasks.load(Ordering::Relaxed);
+            if max != MAX && self.tasks_in(at) >= max {
+                at.refused.fetch_add(1, Ordering::Relaxed);
+                return Err(Errno::EAGAIN);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tasks in a group and below.
+    fn tasks_in(&self, cgroup: &Cgroup) -> u64 {
+        let tasks: Vec<_> = self.tasks.lock().values().cloned().collect();
+        tasks.iter().filter(|task| task.group.cgroup(self).is_within(cgroup)).count() as u64
+    }
+
+    /// Processes in a group, or also below it.
+    fn processes_in(&self, cgroup: &Cgroup, below: bool) -> Vec<Arc<Group>> {
+        let mut groups: Vec<_> = self.groups.lock().values().cloned().collect();
+        groups.retain(|group| {
+            let at = group.cgroup(self);
+            !group.is_zombie() && (std::ptr::eq(&raw const *at, cgroup) || below && at.is_within(cgroup))
+        });
+        groups
+    }
+
+    /// Makes a group.
+    ///
+    /// # Errors
+    /// `EEXIST`; `ENOENT` in one that is gone; `EAGAIN` when there are too many, or too many within each other.
+    fn make_cgroup(&self, parent: &Arc<Cgroup>, name: &[u8], owner: Owner) -> SysResult<Arc<Cgroup>> {
+        let mut count = self.cgroups.turn.lock();
+        if parent.is_gone() {
+            return Err(Errno::ENOENT);
+        }
+        if control::is_one(name) || parent.children.lock().contains_key(name) {
+            return Err(Errno::EEXIST);
+        }
+        if *count >= MAX_GROUPS || parent.upwards().count() >= MAX_DEPTH {
+            return Err(Errno::EAGAIN);
+        }
+        for (depth, at) in (1..).zip(parent.upwards()) {
+            let full = || at.descendants().len() as u64 >= at.max_descendants.load(Ordering::Relaxed);
+            if depth > at.max_depth.load(Ordering::Relaxed) || at.max_descendants.load(Ordering::Relaxed) != MAX && full() {
+                return Err(Errno::EAGAIN);
+            }
+        }
+        let new = Cgroup::new(name, Some(parent.clone()));
+        {
+            let mut owners = new.owners.lock();
+            owners.insert("", owner);
+            for (file, mode) in control::files() {
+                owners.insert(file, (mode, owner.1, owner.2));
+            }
+        }
+        parent.children.lock().insert(name.into(), new.clone());
+        *count += 1;
+        Ok(new)
+    }
+
+    /// Removes a group that nobody is in.
+    ///
+    /// # Errors
+    /// `EBUSY`, `ENOENT`.
+    fn remove_cgroup(&self, parent: &Cgroup, name: &[u8]) -> SysResult<()> {
+        let mut count = self.cgroups.turn.lock();
+        let mut children = parent.children.lock();
+        let child = children.get(name).cloned().ok_or(Errno::ENOENT)?;
+        if child.live.load(Ordering::SeqCst) > 0 || !child.children.lock().is_empty() {
+            return Err(Errno::EBUSY);
+        }
+        child.gone.store(true, Ordering::SeqCst);
+        children.remove(name);
+        *count -= 1;
+        drop(children);
+        child.changed();
+        Ok(())
+    }
+
+    /// Stops the tasks of a group and those below, or lets them go on.
+    fn freeze_cgroup(&self, cgroup: &Cgroup, freeze: bool) {
+        let turn = self.cgroups.turn.lock();
+        if cgroup.freeze.swap(freeze, Ordering::SeqCst) == freeze {
+            return;
+        }
+        let groups = self.processes_in(cgroup, true);
+        for group in &groups {
+            group.frozen.store(group.cgroup(self).is_frozen(), Ordering::SeqCst);
+        }
+        drop(turn);
+        groups.iter().flat_map(|group| group.threads()).for_each(|task| task.kick());
+        cgroup.changed();
+        cgroup.descendants().iter().for_each(|below| below.changed());
+    }
+}
+
+/// The nearest group that both are in.
+fn common<'a>(a: &'a Cgroup, b: &Cgroup) -> &'a Cgroup {
+    a.upwards().find(|at| b.is_within(at)).unwrap_or(a)
+}
