@@ -138,9 +138,15 @@ pub struct CreateArgs {
     /// Write every system call to standard error.
     #[arg(long)]
     pub strace: bool,
+    /// Descriptors beside the standard ones can't be passed: 0 only.
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    pub preserve_fds: u32,
     /// Accepted for runc's sake.
     #[arg(long, hide = true)]
     pub no_pivot: bool,
+    /// Accepted for runc's sake.
+    #[arg(long, hide = true)]
+    pub no_subreaper: bool,
     /// Accepted for runc's sake.
     #[arg(long, hide = true)]
     pub no_new_keyring: bool,
@@ -186,6 +192,12 @@ pub struct ExecArgs {
     /// The program and its arguments.
     #[arg(required_unless_present = "process", trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
+    /// Descriptors beside the standard ones can't be passed: 0 only.
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    pub preserve_fds: u32,
+    /// The container's own control group only.
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub cgroup: Vec<String>,
     /// Accepted for runc's sake.
     #[arg(long, hide = true)]
     pub apparmor: Option<String>,
@@ -281,6 +293,9 @@ pub enum Command {
         /// Return as soon as it runs.
         #[arg(long, short = 'd')]
         detach: bool,
+        /// Leave it where it has ended: `delete` removes it.
+        #[arg(long)]
+        keep: bool,
     },
     /// Make a container from a bundle; `start` runs its program.
     Create(CreateArgs),
@@ -314,7 +329,7 @@ pub enum Command {
         format: Format,
     },
     /// Run another program in a running container.
-    Exec(ExecArgs),
+    Exec(Box<ExecArgs>),
     /// Stop a container's programs where they are.
     Pause { id: String },
     /// Let a paused container's programs go on.

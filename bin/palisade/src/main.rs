@@ -14,7 +14,9 @@ use boot::{BootConfig, BootError, Mount, Quota, Start, Stdio, Wire, Writes};
 use clap::Parser;
 use control::{Link, Process};
 use jail::{IdMaps, Signals};
-use oci::{BlockIo, Container, Cpu, CreateOptions, ExecOptions, Memory, Options, Overlay, Pids, ProcessInfo, Refused, Resources};
+use oci::{
+    BlockIo, Container, Cpu, CreateOptions, ExecOptions, Memory, Options, Overlay, Pids, ProcessInfo, Refused, Resources, Then,
+};
 use terminal::{Bridge, Child, Tty};
 
 use cli::{
@@ -100,7 +102,17 @@ fn signal(text: &str) -> Result<i32> {
     if let Ok(number) = text.parse::<i32>() {
         return if (1..=64).contains(&number) { Ok(number) } else { bail!("signal {number}: between 1 and 64") };
     }
-    let name = text.strip_prefix("SIG").unwrap_or(text);
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    // Real-time signals, counted from either end.
+    for (base, sign, first) in [("RTMIN", '+', 34), ("RTMAX", '-', 64)] {
+        let Some(rest) = name.strip_prefix(base) else { continue };
+        let offset =
+            if rest.is_empty() { Some(0) } else { rest.strip_prefix(sign).and_then(|offset| offset.parse::<i32>().ok()) };
+        let number = offset.filter(|offset| (0..=30).contains(offset));
+        let number = number.map(|offset| if sign == '+' { first + offset } else { first - offset });
+        return number.with_context(|| format!("signal {text:?} is unknown"));
+    }
     // signal(7), x86-64.
     let names = [
         "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
@@ -111,12 +123,21 @@ fn signal(text: &str) -> Result<i32> {
     Ok(i32::try_from(found + 1)?)
 }
 
-fn create_options(args: CreateArgs) -> CreateOptions {
-    CreateOptions {
+/// Refuses `--preserve-fds`.
+fn no_more_descriptors(count: u32) -> Result<()> {
+    if count > 0 {
+        bail!("--preserve-fds={count}: only standard streams can be passed (use 0)");
+    }
+    Ok(())
+}
+
+fn create_options(args: CreateArgs) -> Result<CreateOptions> {
+    no_more_descriptors(args.preserve_fds)?;
+    Ok(CreateOptions {
         bundle: args.bundle.unwrap_or_else(|| ".".into()),
         pid_file: args.pid_file,
         console_socket: args.console_socket,
-    }
+    })
 }
 
 fn exec_options(args: ExecArgs) -> ExecOptions {
@@ -186,20 +207,31 @@ fn perform(command: Command, mut options: Options) -> Result<i32> {
     let root = options.root.clone();
     match command {
         Command::Do(args) => return run_do(args, options),
-        Command::Run { create, detach } => {
+        Command::Run { create, detach, keep } => {
             options.strace |= create.strace;
             let id = create.id.clone();
-            return oci::run(&options, &id, &create_options(create), detach);
+            let then = match (detach, keep) {
+                (true, _) => Then::Return,
+                (false, true) => Then::Keep,
+                (false, false) => Then::Remove,
+            };
+            return oci::run(&options, &id, &create_options(create)?, then);
         }
         Command::Create(create) => {
             options.strace |= create.strace;
-            oci::create(&options, &create.id.clone(), &create_options(create))?;
+            oci::create(&options, &create.id.clone(), &create_options(create)?)?;
         }
         Command::Start { id } => oci::start(&root, &id)?,
         Command::State { id } => println!("{}", serde_json::to_string_pretty(&Container::load(&root, &id)?.json())?),
         Command::Kill { id, signal: text, all } => oci::kill(&root, &id, signal(&text)?, all)?,
         Command::Delete { id, force } => oci::delete(&root, &id, force)?,
-        Command::Exec(args) => return oci::exec(&root, &args.id.clone(), &exec_options(args)),
+        Command::Exec(args) => {
+            no_more_descriptors(args.preserve_fds)?;
+            if let Some(path) = args.cgroup.iter().find(|path| *path != "/") {
+                bail!("--cgroup={path}: programs are in the container's own group only (leave it out)");
+            }
+            return oci::exec(&root, &args.id.clone(), &exec_options(*args));
+        }
         Command::Pause { id } => oci::pause(&root, &id, true)?,
         Command::Resume { id } => oci::pause(&root, &id, false)?,
         Command::Wait { id, pid } => {

@@ -22,6 +22,17 @@ pub struct CreateOptions {
     pub console_socket: Option<PathBuf>,
 }
 
+/// What `run` does when the program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Returns.
+    Return,
+    /// Waits for its end, and removes the container.
+    Remove,
+    /// Waits for its end.
+    Keep,
+}
+
 /// Makes a container that waits to be started.
 ///
 /// # Errors
@@ -131,19 +142,19 @@ fn build(options: &Options, container: &mut Container, spec: &Spec, config: &Boo
     Ok(sandbox.ready()?)
 }
 
-/// Creates a container, runs it to its end and removes it; returns its exit status. `detach`: returns when it runs.
+/// Creates a container and runs it to its end, unless `then` says otherwise; returns its exit status, or 0 when it runs.
 ///
 /// # Errors
 /// As `create` and `start`.
-pub fn run(options: &Options, id: &str, create: &CreateOptions, detach: bool) -> Result<i32> {
+pub fn run(options: &Options, id: &str, create: &CreateOptions, then: Then) -> Result<i32> {
     let mut bridge = None;
-    let (container, guard, connection) = make(options, id, create, (!detach).then_some(&mut bridge))?;
+    let (container, guard, connection) = make(options, id, create, (then != Then::Return).then_some(&mut bridge))?;
     if let Err(error) = lifecycle::start_on(&container, &connection) {
         let _ = lifecycle::destroy(&container);
         return Err(error);
     }
     drop(guard);
-    if detach {
+    if then == Then::Return {
         return Ok(0);
     }
     let pid = container.record.pid;
@@ -155,6 +166,9 @@ pub fn run(options: &Options, id: &str, create: &CreateOptions, detach: bool) ->
         None => jail::supervise(pid),
     };
     let status = status.context("cannot wait for the container")?;
+    if then == Then::Keep {
+        return Ok(status);
+    }
     // Somebody else may have been faster.
     match lifecycle::delete(&options.root, id, true) {
         Err(error) if error.downcast_ref::<state::NotFound>().is_none() => Err(error),

@@ -22,7 +22,7 @@ mod state;
 pub use bundle::write_spec;
 pub use cgroup::{BlockIo, Cpu, Memory, Pids, Resources};
 pub use control::ProcessInfo;
-pub use create::{CreateOptions, create, run};
+pub use create::{CreateOptions, Then, create, run};
 pub use debug::{set_log_level, stacks, strace};
 pub use exec::{ExecOptions, exec};
 pub use features::features;

@@ -142,7 +142,8 @@ pub fn events(root: &Path, id: &str, once: bool, interval: Duration, mut print: 
     let mut known = (0, 0);
     loop {
         let pause = rustix::event::Timespec::try_from(interval)?;
-        let ended = poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&pause)).is_ok_and(|count| count > 0);
+        let ended =
+            poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&pause)).is_ok_and(|count| count > 0) || !container.alive();
         let now = if ended { None } else { oom_kills(&container) };
         let inside = now.or_else(|| container.oom_kills()).unwrap_or(known.0);
         let now = (inside, host_oom_kills(&container));
@@ -150,9 +151,12 @@ pub fn events(root: &Path, id: &str, once: bool, interval: Duration, mut print: 
             print(&oom);
         }
         known = now;
-        match (ended, stats(root, id)) {
-            (false, Ok(stats)) => print(&stats),
-            _ => return Ok(()),
+        if ended {
+            return Ok(());
+        }
+        // One that ends meanwhile is looked at once more.
+        if let Ok(stats) = stats(root, id) {
+            print(&stats);
         }
     }
 }

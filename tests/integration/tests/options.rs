@@ -47,6 +47,14 @@ fn what_is_not_there_is_refused() {
         );
         assert!(outcome.stderr.contains(option.trim_start_matches('-').split('=').next().unwrap()), "{outcome:?}");
     }
+    for (args, why) in [
+        (["run", "--preserve-fds", "3", "--bundle", bundle.path(), "one"].as_slice(), "--preserve-fds=3: "),
+        (&["exec", "--preserve-fds", "1", "one", "true"], "--preserve-fds=1: "),
+        (&["exec", "--cgroup", "/sub", "one", "true"], "--cgroup=/sub: "),
+    ] {
+        let outcome = bundle.palisade(args);
+        assert!(outcome.status == 125 && outcome.stderr.lines().count() == 1 && outcome.stderr.contains(why), "{outcome:?}");
+    }
     for verb in ["checkpoint", "restore"] {
         let outcome = bundle.palisade(&[verb, "one", "--image-path", "x"]);
         assert!(outcome.status == 125 && outcome.stderr.contains("can't be saved"), "{outcome:?}");
@@ -123,4 +131,34 @@ fn the_log_level_of_a_running_container_can_be_changed() {
     };
     assert!(run(Some("debug")).contains("is not implemented"));
     assert_eq!(run(None), "");
+}
+
+#[test]
+fn what_has_run_can_be_kept() {
+    let bundle = Bundle::new("keep", "exit 4");
+    assert_eq!(bundle.palisade(&["run", "--keep", "--bundle", bundle.path(), "one"]).status, 4);
+    assert_eq!(bundle.status("one"), "stopped");
+    assert!(bundle.ok(&["wait", "one"]).contains("\"exitStatus\":4"));
+    bundle.ok(&["delete", "one"]);
+}
+
+#[test]
+fn signals_have_names() {
+    let script = "trap 'echo usr1' USR1; trap 'echo rt' RTMIN+2; trap 'exit 5' RTMAX-1; echo up; while :; do sleep 0.05; done";
+    let bundle = Bundle::new("signals", script);
+    bundle.edit(|config| config["process"]["args"][0] = "/usr/bin/bash".into());
+    let mut child = bundle.command(&["run", "--bundle", bundle.path(), "one"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let mut next = || lines.next().unwrap().unwrap();
+    assert_eq!(next(), "up");
+    for (name, said) in [("usr1", "usr1"), ("SIGRTMIN+2", "rt"), ("10", "usr1"), ("rtmin+2", "rt")] {
+        bundle.ok(&["kill", "one", name]);
+        assert_eq!(next(), said, "{name}");
+    }
+    for bad in ["RTMIN+40", "RTMAX+1", "NONE", "0", "65", "RTMINX"] {
+        let outcome = bundle.palisade(&["kill", "one", bad]);
+        assert!(outcome.status == 125 && outcome.stderr.contains("signal"), "{bad}: {outcome:?}");
+    }
+    bundle.ok(&["kill", "one", "RTMAX-1"]);
+    assert_eq!(child.wait().unwrap().code(), Some(5));
 }

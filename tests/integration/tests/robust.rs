@@ -321,11 +321,16 @@ fn with_memory(name: &str, script: &str, bytes: u64) -> Option<(Outcome, Vec<Val
     bundle.ok(&["create", "--bundle", bundle.path(), &id]);
     let mut events = bundle.command(&["events", "--interval", "50ms", &id]).stdout(Stdio::piped()).spawn().unwrap();
     let wait = bundle.command(&["wait", &id]).stdout(Stdio::piped()).spawn().unwrap();
+    // It sees all from the beginning.
+    let mut seen = std::io::BufReader::new(events.stdout.take().unwrap());
+    let mut text = String::new();
+    std::io::BufRead::read_line(&mut seen, &mut text).unwrap();
     std::thread::sleep(Duration::from_millis(100));
-    bundle.ok(&["start", &id]);
+    bundle.palisade(&["start", &id]);
     let waited = wait.wait_with_output().unwrap();
     let status: Value = serde_json::from_slice(&waited.stdout).unwrap();
-    let (_, text) = events.wait_with_output_within(Duration::from_secs(30));
+    events.wait_with_output_within(Duration::from_secs(30));
+    std::io::Read::read_to_string(&mut seen, &mut text).unwrap();
     let events = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     bundle.ok(&["delete", &id]);
     nothing_left(&bundle.dir, &format!("{name}-"));
