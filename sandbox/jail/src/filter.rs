@@ -150,7 +150,9 @@ pub fn filter(writable: bool) -> io::Result<()> {
     rules.insert(libc::SYS_membarrier, vec![condition(0, barrier, libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED as u64)?]);
     // Names of threads.
     rules.insert(libc::SYS_prctl, vec![condition(0, SeccompCmpOp::Eq, libc::PR_SET_NAME as u64)?]);
-    // Notifications of stubs (receive, send, flags); terminals given as standard streams.
+    // Notifications of stubs (receive, send, flags). Of terminals: settings and sizes may be read, where a container is given one as a standard
+    // stream or a pseudoterminal of its own (`--console-socket`; the caller's own terminal never gets here). Nothing may be changed, and
+    // nothing typed in somebody's stead (TIOCSTI, TIOCLINUX).
     let ioctls = [0xc050_2100, 0xc018_2101, 0x4008_2104, libc::TCGETS, libc::TIOCGWINSZ, 0x802c_542a];
     let ioctls: io::Result<Vec<_>> = ioctls.iter().map(|cmd| condition(1, SeccompCmpOp::Eq, *cmd)).collect();
     rules.insert(libc::SYS_ioctl, ioctls?);

@@ -142,6 +142,20 @@ impl Pty {
         }
     }
 
+    /// Types keys again and again until `text` is shown: a shell that has just continued a job may still be the one that gets them.
+    pub fn insist(&self, keys: &str, text: &str) {
+        let start = Instant::now();
+        while !self.shown().contains(text) {
+            assert!(start.elapsed() < PATIENCE, "{text:?} isn't shown, but {:?}", self.shown());
+            self.send(keys);
+            let moment = Instant::now();
+            while !self.shown().contains(text) && moment.elapsed() < Duration::from_secs(1) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        self.expect(text);
+    }
+
     /// Waits until the other side has closed it; returns what was shown. No more programs can be started on it.
     #[must_use]
     pub fn rest(&mut self) -> String {

@@ -109,8 +109,7 @@ fn a_terminal_is_sent_to_the_socket() {
     // Readline reads the size and sets it before that.
     pty.expect("inside> ");
     pty.resize(40, 120);
-    pty.send("\n");
-    pty.expect("changed to 40 120");
+    pty.insist("\n", "changed to 40 120");
     pty.send("sh -c 'echo go; exec sleep 1000'\n");
     pty.expect("\rgo\r\n");
     pty.send("\x03");
