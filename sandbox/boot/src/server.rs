@@ -154,11 +154,16 @@ impl Server {
 
     /// Runs the first program; where it can't, the container ends once that is told.
     fn start(&self, client: &Client) -> Option<Response> {
-        let Some((process, streams)) = self.first.lock().take() else {
+        // Held until the answer is sent: the program may end at once, and the sandbox with it.
+        let mut first = self.first.lock();
+        let Some((process, streams)) = first.take() else {
             return Some(failed("it has been started already"));
         };
         match self.launcher.start(&process, &streams, Told::default()) {
-            Ok(_) => Some(Response::Done),
+            Ok(_) => {
+                let _ = client.answers.lock().send(&Response::Done, &[]);
+                None
+            }
             Err(error) => {
                 let status = error.status();
                 let _ = client.answers.lock().send(&Response::from(error), &[]);
@@ -214,6 +219,8 @@ impl Server {
 
     /// Tells those who wait for the first process that it has ended. The sandbox ends right after.
     pub fn tell_end(&self, status: i32) {
+        // Who is being told of the start hears of it.
+        drop(self.first.lock());
         for client in self.waiting.lock().iter() {
             let _ = client.lock().send(&Response::Exited { status }, &[]);
         }
