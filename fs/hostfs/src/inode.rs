@@ -53,7 +53,6 @@ impl Root {
         let there = if new { None } else { self.inodes.lock().get(&id).and_then(Weak::upgrade) };
         if let Some(there) = there.filter(|there| there.kind == stat.st_mode & c::S_IFMT) {
             place.into_iter().for_each(|place| there.found_at(place));
-            there.saw(stat);
             return there;
         }
         let made = Arc::new_cyclic(|me| HostInode::new(self.clone(), me.clone(), stat, place));
@@ -103,8 +102,7 @@ pub struct HostInode {
     dir: OnceLock<OwnedFd>,
     /// The file as it was opened last: it may have lost its name since.
     opened: Mutex<Weak<HostFile>>,
-    /// Attributes, and when they were looked at.
-    seen: Mutex<(u64, Attr)>,
+    seen: Mutex<Seen>,
     /// Access lists.
     pub(crate) list: Mutex<Option<KnownList>>,
     pub(crate) default_list: Mutex<Option<KnownList>>,
@@ -114,6 +112,21 @@ pub struct HostInode {
     writers: Writers,
     /// Open for reading, in case that somebody opens it again; see [`keep`].
     reading: Mutex<Option<Arc<HostFile>>>,
+}
+
+/// What is known of a file's attributes.
+struct Seen {
+    /// When they were looked at; 0: they have changed since.
+    when: u64,
+    attr: Attr,
+    /// How often we have changed them.
+    changes: u64,
+}
+
+impl Seen {
+    fn is_fresh(&self) -> bool {
+        self.when != 0 && now().saturating_sub(self.when) < FRESH
+    }
 }
 
 /// A list, and the time that says whether it still is one.
@@ -227,7 +240,7 @@ impl HostInode {
             places: Mutex::new(place.into_iter().collect()),
             dir: OnceLock::new(),
             opened: Mutex::default(),
-            seen: Mutex::new((now(), attr)),
+            seen: Mutex::new(Seen { when: now(), attr, changes: 0 }),
             list: Mutex::default(),
             default_list: Mutex::default(),
             pipe: OnceLock::new(),
@@ -248,16 +261,26 @@ impl HostInode {
         Ok(self.root.inode(&stat, self.place(name), new))
     }
 
-    /// It has been looked at.
-    fn saw(&self, stat: &Stat) -> Attr {
-        let attr = attr_of(stat, &self.root);
-        *self.seen.lock() = (now(), attr);
-        attr
+    /// Looks at it. What has changed meanwhile isn't relied on any longer than by who asks.
+    fn look(&self, stat: impl FnOnce() -> SysResult<Stat>) -> SysResult<Option<Attr>> {
+        let changes = self.seen.lock().changes;
+        let stat = stat()?;
+        if !self.is(&stat) {
+            return Ok(None);
+        }
+        let attr = attr_of(&stat, &self.root);
+        let mut seen = self.seen.lock();
+        if seen.changes == changes {
+            (seen.when, seen.attr) = (now(), attr);
+        }
+        Ok(Some(attr))
     }
 
     /// It has been changed: what is known of its attributes isn't true any more.
     pub(crate) fn changed(&self) {
-        self.seen.lock().0 = 0;
+        let mut seen = self.seen.lock();
+        seen.when = 0;
+        seen.changes = seen.changes.wrapping_add(1);
     }
 
     /// It is the file that has been looked at, as it is now.
@@ -267,7 +290,7 @@ impl HostInode {
 
     /// Attributes of an open file that is this one.
     pub(crate) fn open_attr(&self, file: &HostFile) -> SysResult<Attr> {
-        Ok(self.saw(&rustix::fs::fstat(file.as_fd())?))
+        self.look(|| Ok(rustix::fs::fstat(file.as_fd())?))?.ok_or(Errno::ENOENT)
     }
 
     /// It has this name. A directory that is open needs none, and must not be held by what is below it.
@@ -357,12 +380,10 @@ impl HostInode {
         if self.root.is_constant() {
             return Ok(fd);
         }
-        let stat = rustix::fs::fstat(&fd)?;
-        if !self.is(&stat) {
-            return Err(self.stale());
+        match self.look(|| Ok(rustix::fs::fstat(&fd)?))? {
+            Some(_) => Ok(fd),
+            None => Err(self.stale()),
         }
-        self.saw(&stat);
-        Ok(fd)
     }
 
     /// It as somebody has it open already, with the right to write if `writes`.
@@ -457,17 +478,20 @@ fn open_at(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags, mode: Mode) -> SysRe
 
 impl Inode for HostInode {
     fn attr(&self) -> SysResult<Attr> {
-        let (when, attr) = *self.seen.lock();
-        if self.root.is_constant() || when != 0 && now().saturating_sub(when) < FRESH {
-            return Ok(attr);
-        }
+        let attr = {
+            let seen = self.seen.lock();
+            if self.root.is_constant() || seen.is_fresh() {
+                return Ok(seen.attr);
+            }
+            seen.attr
+        };
         if let Some(file) = self.shared(false) {
             return self.open_attr(&file);
         }
-        match self.named(|dir, name| Ok(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?)) {
-            Ok(stat) if self.is(&stat) => Ok(self.saw(&stat)),
+        match self.look(|| self.named(|dir, name| Ok(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?))) {
+            Ok(Some(attr)) => Ok(attr),
             // Somebody is just moving it, or it is gone: it was like this.
-            Ok(_) | Err(Errno::ENOENT) => {
+            Ok(None) | Err(Errno::ENOENT) => {
                 let gone = self.places.lock().is_empty() && self.kind != c::S_IFDIR;
                 Ok(if gone { Attr { nlink: 0, ..attr } } else { attr })
             }
@@ -485,13 +509,14 @@ impl Inode for HostInode {
 
     fn revalidate(&self, name: &[u8], child: &Arc<dyn Inode>) -> bool {
         let Ok(child) = Self::downcast(child) else { return false };
-        let when = child.seen.lock().0;
-        if when != 0 && now().saturating_sub(when) < FRESH && child.places.lock().last().is_some_and(|last| last.is(self, name)) {
+        let fresh = child.seen.lock().is_fresh();
+        if fresh && child.places.lock().last().is_some_and(|last| last.is(self, name)) {
             return true;
         }
-        let stat = self.dir().and_then(|dir| Ok(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?));
-        let Some(stat) = stat.ok().filter(|stat| child.is(stat)) else { return false };
-        child.saw(&stat);
+        let stat = || Ok(rustix::fs::statat(self.dir()?, name, AtFlags::SYMLINK_NOFOLLOW)?);
+        if !child.look(stat).is_ok_and(|attr| attr.is_some()) {
+            return false;
+        }
         if !child.places.lock().last().is_some_and(|last| last.is(self, name)) {
             self.place(name).into_iter().for_each(|place| child.found_at(place));
         }

@@ -58,8 +58,9 @@ impl FileOps for HostRegular {
     }
 
     fn write(&self, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
+        let result = transfer(buf, Access::Read, offset, &mut |segments, at| usermem::pwritev(self.fd(), segments, at));
         self.inode.changed();
-        transfer(buf, Access::Read, offset, &mut |segments, at| usermem::pwritev(self.fd(), segments, at))
+        result
     }
 
     fn append(&self, buf: &mut IoBuf<'_>, limit: u64) -> SysResult<(usize, u64)> {
@@ -72,8 +73,9 @@ impl FileOps for HostRegular {
             }
             buf.limit(usize::try_from(room).unwrap_or(usize::MAX));
         }
+        let result = transfer(buf, Access::Read, 0, &mut |segments, _| usermem::append(self.fd(), segments));
         self.inode.changed();
-        let count = transfer(buf, Access::Read, 0, &mut |segments, _| usermem::append(self.fd(), segments))?;
+        let count = result?;
         // Where those bytes went if others append too nobody can tell.
         Ok((count, end()?))
     }
@@ -84,8 +86,9 @@ impl FileOps for HostRegular {
 
     fn allocate(&self, mode: i32, offset: u64, len: u64) -> SysResult<()> {
         let flags = FallocateFlags::from_bits(mode.cast_unsigned()).ok_or(Errno::EOPNOTSUPP)?;
+        let result = rustix::fs::fallocate(self.fd(), flags, offset, len);
         self.inode.changed();
-        Ok(rustix::fs::fallocate(self.fd(), flags, offset, len)?)
+        Ok(result?)
     }
 
     fn seek_data(&self, offset: u64, _: u64, hole: bool) -> SysResult<u64> {

@@ -58,6 +58,7 @@ const CASES: &[&str] = &[
     "link-by-descriptor",
     "mmap-kinds",
     "rename-races",
+    "sizes-at-once",
     "text-busy",
     "special-modes",
 ];

@@ -10,6 +10,7 @@ pub const CASES: &[Case] = &[
     Case { name: "stat", calls: "stat lstat fstat newfstatat statx access faccessat faccessat2", run: stats },
     Case { name: "links", calls: "link linkat symlink symlinkat readlink readlinkat unlink unlinkat", run: links },
     Case { name: "directories-made", calls: "mkdir mkdirat rmdir", run: making },
+    Case { name: "sizes-at-once", calls: "write stat fchmod", run: sizes_at_once },
     Case { name: "text-busy", calls: "open truncate execve", run: text_busy },
     Case { name: "special-modes", calls: "chmod utimensat fstatfs fsync", run: special_modes },
     Case { name: "rename-races", calls: "rename renameat2 unlink openat", run: races },
@@ -440,4 +441,28 @@ fn special_modes() {
     let dir = ok!(SYS_open, c".", O_RDONLY) as i32;
     ok!(SYS_fsync, dir);
     ok!(SYS_close, dir);
+}
+
+/// Who has written sees it at once, whoever else is looking.
+fn sizes_at_once() {
+    let fd = file(c"grows");
+    let (mut looked, mut st): (stat, stat) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+    let looker = spawn(move || {
+        loop {
+            ok!(SYS_stat, c"grows", &mut looked);
+            if looked.st_size >= 2000 {
+                return 0;
+            }
+        }
+    });
+    for size in 1..=2000 {
+        put(fd, b"x");
+        ok!(SYS_stat, c"grows", &mut st);
+        assert_eq!(st.st_size, size);
+        ok!(SYS_fchmod, fd, 0o600 | (size as i32 % 8));
+        ok!(SYS_stat, c"grows", &mut st);
+        assert_eq!(st.st_mode & 0o777, 0o600 | (size as u32 % 8));
+    }
+    assert_eq!(reap(looker), exited(0));
+    ok!(SYS_unlink, c"grows");
 }
