@@ -37,6 +37,14 @@ pub mod fs {
     pub const OF_FILES: u64 = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE;
 }
 
+/// `LANDLOCK_ACCESS_NET_*`
+pub mod net {
+    pub const BIND_TCP: u64 = 1 << 0;
+    pub const CONNECT_TCP: u64 = 1 << 1;
+    /// Those that there are.
+    pub const ALL: u64 = BIND_TCP | CONNECT_TCP;
+}
+
 /// Layers of a domain at most.
 const MAX_LAYERS: usize = 16;
 /// Rules of a layer at most; Linux counts to four thousand million.
@@ -47,6 +55,9 @@ const MAX_RULES: usize = 65536;
 pub struct Rules {
     /// Accesses that are denied where no rule allows them.
     pub handled_fs: u64,
+    pub handled_net: u64,
+    /// What may be done with ports of TCP.
+    ports: HashMap<u16, u64>,
     /// By the address of the inode. The name is held: as long as it is, its inode is the same.
     paths: HashMap<usize, (Arc<Dentry>, u64)>,
 }
@@ -57,8 +68,20 @@ fn key(inode: &Arc<dyn Inode>) -> usize {
 
 impl Rules {
     #[must_use]
-    pub fn new(handled_fs: u64) -> Self {
-        Self { handled_fs, paths: HashMap::new() }
+    pub fn new(handled_fs: u64, handled_net: u64) -> Self {
+        Self { handled_fs, handled_net, ..Self::default() }
+    }
+
+    /// Allows accesses to a port.
+    ///
+    /// # Errors
+    /// `EINVAL` for what isn't handled.
+    pub fn allow_port(&mut self, port: u16, access: u64) -> SysResult<()> {
+        if access & !self.handled_net != 0 {
+            return Err(Errno::EINVAL);
+        }
+        *self.ports.entry(port).or_default() |= access;
+        Ok(())
     }
 
     /// Allows accesses at and below a place.
@@ -133,6 +156,15 @@ impl Domain {
         let theirs = other.map_or(&[][..], |other| &other.layers);
         let same = |(own, their): (&Arc<Rules>, &Arc<Rules>)| Arc::ptr_eq(own, their);
         self.layers.len() <= theirs.len() && self.layers.iter().zip(theirs).all(same)
+    }
+
+    /// Whether a port may be used so (`LANDLOCK_ACCESS_NET_*`).
+    ///
+    /// # Errors
+    /// `EACCES`
+    pub fn check_port(&self, port: u16, access: u64) -> SysResult<()> {
+        let denies = |rules: &Arc<Rules>| access & rules.handled_net & !rules.ports.get(&port).copied().unwrap_or(0) != 0;
+        if self.layers.iter().any(denies) { Err(Errno::EACCES) } else { Ok(()) }
     }
 
     fn check(&self, at: &Path, access: u64) -> SysResult<()> {

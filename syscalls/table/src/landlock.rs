@@ -8,7 +8,7 @@ use auth::Credentials;
 use sync::Mutex;
 use task::Current;
 use usermem::UserMemoryExt;
-use vfs::landlock::{Domain, Rules, fs};
+use vfs::landlock::{Domain, Rules, fs, net};
 use vfs::{File, FileOps};
 
 use crate::args::{file, uint};
@@ -16,7 +16,7 @@ use crate::credentials::change;
 use crate::fd::install;
 use crate::{Entry, partial};
 
-const NOTE: &str = "the third version: no ports, devices and scopes";
+const NOTE: &str = "the fourth version: no devices and scopes";
 
 pub const ENTRIES: &[Entry] = &[
     partial(nr::LANDLOCK_CREATE_RULESET, create_ruleset, NOTE),
@@ -25,8 +25,29 @@ pub const ENTRIES: &[Entry] = &[
 ];
 
 /// The version that this is (`LANDLOCK_CREATE_RULESET_VERSION`).
-const ABI: u64 = 3;
+const ABI: u64 = 4;
 const RULE_PATH_BENEATH: u32 = 1;
+const RULE_NET_PORT: u32 = 2;
+
+/// Bytes of `struct landlock_ruleset_attr` that this version knows.
+const KNOWN_SIZE: usize = 16;
+
+/// Whether the caller may bind or connect a socket (`LANDLOCK_ACCESS_NET_*`): its rules are for ports of TCP.
+///
+/// # Errors
+/// `EACCES`
+pub fn check_port(t: &Current, socket: &dyn socket::Socket, address: &[u8], access: u64) -> SysResult<()> {
+    let Some(domain) = Domain::of(t.credentials()) else { return Ok(()) };
+    let common = socket.common();
+    let inet = matches!(common.domain, c::AF_INET | c::AF_INET6);
+    let tcp = inet && common.kind == c::SOCK_STREAM && matches!(common.protocol, 0 | c::IPPROTO_TCP);
+    let (true, &[f0, f1, p0, p1, ..]) = (tcp, address) else { return Ok(()) };
+    // To be connected to nobody is everybody's right.
+    if access == net::CONNECT_TCP && i32::from(u16::from_le_bytes([f0, f1])) == c::AF_UNSPEC {
+        return Ok(());
+    }
+    domain.check_port(u16::from_be_bytes([p0, p1]), access)
+}
 
 /// Rules that are being written down.
 struct RulesetFile(Mutex<Rules>);
@@ -56,18 +77,20 @@ fn create_ruleset(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     }
     let mut bytes = vec![0; usize::try_from(size).map_err(|_| Errno::EINVAL)?];
     t.mm.read(attr, &mut bytes)?;
-    let (handled, rest) = bytes.split_first_chunk().ok_or(Errno::EINVAL)?;
+    bytes.resize(bytes.len().max(KNOWN_SIZE), 0);
+    let (known, rest) = bytes.split_first_chunk::<KNOWN_SIZE>().ok_or(Errno::EINVAL)?;
     if rest.iter().any(|byte| *byte != 0) {
         return Err(Errno::E2BIG);
     }
-    let handled = u64::from_le_bytes(*handled);
-    if handled & !fs::ALL != 0 {
+    let [files, ports] = zerocopy::transmute!(*known);
+    let (files, ports) = (u64::from_le(files), u64::from_le(ports));
+    if files & !fs::ALL != 0 || ports & !net::ALL != 0 {
         return Err(Errno::EINVAL);
     }
-    if handled == 0 {
+    if files == 0 && ports == 0 {
         return Err(Errno::ENOMSG);
     }
-    install(t, File::new(Arc::new(RulesetFile(Mutex::new(Rules::new(handled)))), None, c::O_RDWR), true, 0)
+    install(t, File::new(Arc::new(RulesetFile(Mutex::new(Rules::new(files, ports)))), None, c::O_RDWR), true, 0)
 }
 
 /// Runs `f` with the rules behind a descriptor.
@@ -83,8 +106,17 @@ fn add_rule(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     }
     let set = file(t, fd)?;
     ruleset(&set, |_| Ok(()))?;
-    if uint(kind) != RULE_PATH_BENEATH {
-        return Err(Errno::EINVAL);
+    match uint(kind) {
+        RULE_PATH_BENEATH => {}
+        RULE_NET_PORT => {
+            let [access, port]: [u64; 2] = t.mm.read_obj(attr)?;
+            if access == 0 {
+                return Err(Errno::ENOMSG);
+            }
+            let port = u16::try_from(port).map_err(|_| Errno::EINVAL)?;
+            return ruleset(&set, |rules| rules.allow_port(port, access)).map(|()| 0);
+        }
+        _ => return Err(Errno::EINVAL),
     }
     // Packed: the access and a descriptor.
     let mut bytes = [0; 12];

@@ -15,10 +15,12 @@ use socket::{Name, Shutdown, Socket, SocketFile};
 use sync::MonotonicNs;
 use task::Current;
 use usermem::UserMemoryExt;
+use vfs::landlock::net::{BIND_TCP, CONNECT_TCP};
 use vfs::{File, IoctlArg};
 
 use crate::args::{after, file, int};
 use crate::fd::install;
+use crate::landlock;
 use crate::{Entry, full, partial};
 
 use caller::TaskCaller;
@@ -29,7 +31,10 @@ pub const ENTRIES: &[Entry] = &[
     full(nr::SOCKETPAIR, socketpair),
     full(nr::BIND, |t, a| {
         let address = get_address(t, a[1], a[2])?;
-        of(&*file(t, a[0])?)?.clone().bind(&TaskCaller(t), &address).map(|()| 0)
+        let file = file(t, a[0])?;
+        let socket = of(&file)?;
+        landlock::check_port(t, &**socket, &address, BIND_TCP)?;
+        socket.clone().bind(&TaskCaller(t), &address).map(|()| 0)
     }),
     full(nr::LISTEN, |t, a| of(&*file(t, a[0])?)?.clone().listen(&TaskCaller(t), int(a[1])).map(|()| 0)),
     full(nr::ACCEPT, |t, a| accept(t, a, 0)),
@@ -153,6 +158,7 @@ fn connect(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let file = file(t, a[0])?;
     let socket = of(&file)?;
     let address = get_address(t, a[1], a[2])?;
+    landlock::check_port(t, &**socket, &address, CONNECT_TCP)?;
     let attempt = || socket.clone().connect(&TaskCaller(t), &address);
     let first = attempt();
     if file.nonblocking() {

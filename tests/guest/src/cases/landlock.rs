@@ -7,8 +7,10 @@ use libc::*;
 use crate::Case;
 use crate::sys::*;
 
-pub const CASES: &[Case] =
-    &[Case { name: "landlock", calls: "landlock_create_ruleset landlock_add_rule landlock_restrict_self", run: landlock }];
+pub const CASES: &[Case] = &[
+    Case { name: "landlock", calls: "landlock_create_ruleset landlock_add_rule landlock_restrict_self", run: landlock },
+    Case { name: "landlock-ports", calls: "landlock_create_ruleset landlock_add_rule bind connect", run: ports },
+];
 
 const EXECUTE: u64 = 1 << 0;
 const WRITE_FILE: u64 = 1 << 1;
@@ -42,6 +44,38 @@ fn child(f: impl FnOnce()) {
         }),
         0
     );
+}
+
+fn ports() {
+    match sys!(SYS_landlock_create_ruleset, 0, 0, 1) {
+        Ok(version) if version >= 4 => {}
+        _ => skip("no landlock, or an old one"),
+    }
+    const BIND: u64 = 1;
+    const CONNECT: u64 = 2;
+    let address = |port: u16| sockaddr_in {
+        sin_family: AF_INET as u16,
+        sin_port: port.to_be(),
+        sin_addr: in_addr { s_addr: u32::from_be_bytes([127, 0, 0, 1]).to_be() },
+        sin_zero: [0; 8],
+    };
+    let socket = |kind: i32| ok!(SYS_socket, AF_INET, kind, 0);
+    child(|| {
+        let set = ok!(SYS_landlock_create_ruleset, [0u64, BIND | CONNECT].as_ptr(), 16, 0);
+        assert_eq!(sys!(SYS_landlock_add_rule, set, 2, [0u64, 1].as_ptr(), 0), Err(ENOMSG));
+        assert_eq!(sys!(SYS_landlock_add_rule, set, 2, [BIND, 70000].as_ptr(), 0), Err(EINVAL));
+        assert_eq!(sys!(SYS_landlock_add_rule, set, 2, [4u64, 1].as_ptr(), 0), Err(EINVAL));
+        ok!(SYS_landlock_add_rule, set, 2, [BIND, 40001].as_ptr(), 0);
+        ok!(SYS_landlock_add_rule, set, 2, [CONNECT, 40002].as_ptr(), 0);
+        ok!(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        ok!(SYS_landlock_restrict_self, set, 0);
+        assert_eq!(sys!(SYS_bind, socket(SOCK_STREAM), &mut address(40003), 16), Err(EACCES));
+        ok!(SYS_bind, socket(SOCK_STREAM), &mut address(40001), 16);
+        assert_eq!(sys!(SYS_connect, socket(SOCK_STREAM), &mut address(40001), 16), Err(EACCES));
+        assert_eq!(sys!(SYS_connect, socket(SOCK_STREAM), &mut address(40002), 16), Err(ECONNREFUSED));
+        // Only TCP is meant.
+        ok!(SYS_bind, socket(SOCK_DGRAM), &mut address(40003), 16);
+    });
 }
 
 fn landlock() {
