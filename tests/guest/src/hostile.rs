@@ -29,6 +29,7 @@ fn main() {
         "padding" => padding(),
         "wild" => wild(),
         "frames" => frames(),
+        "tracer" => tracer(),
         "exhaust" => exhaust(),
         "fuzz" => fuzz(std::env::args().nth(2).and_then(|n| n.parse().ok()).unwrap_or(1)),
         "escape" => escape(),
@@ -53,10 +54,13 @@ fn bounded(ms: u64, f: impl FnOnce() -> i32) -> i32 {
     let deadline = now() + ms * 1_000_000;
     loop {
         let mut status = 0;
-        if ok!(SYS_wait4, pid, &mut status, WNOHANG, 0) != 0 {
+        let told = ok!(SYS_wait4, pid, &mut status, WNOHANG, 0) != 0;
+        // It may have made us its tracer.
+        let stopped = told && status & 0xff == 0x7f;
+        if told && !stopped {
             return status;
         }
-        if now() > deadline {
+        if stopped || now() > deadline {
             unsafe { kill(pid, SIGKILL) };
             return reap(pid);
         }
@@ -553,4 +557,94 @@ fn escape() {
     let up = "/..".repeat(64) + "/proc/version";
     assert!(std::fs::read_to_string(up).unwrap().contains("palisade"));
     println!("nothing of the host's");
+}
+
+/// A task that makes calls, faults and signals until it is killed.
+fn restless() -> ! {
+    unsafe { signal(SIGUSR1, SIG_IGN) };
+    loop {
+        let _ = sys!(SYS_getppid);
+        let _ = sys!(SYS_kill, ok!(SYS_getpid), SIGUSR1);
+        let page = memory(4096);
+        unsafe { page.write_volatile(1) };
+        let _ = sys!(SYS_munmap, page, 4096);
+    }
+}
+
+/// Does to tracees what no debugger would; tracees trace each other, too.
+fn tracer() {
+    const REQUESTS: [u32; 16] = [
+        PTRACE_CONT,
+        PTRACE_SYSCALL,
+        PTRACE_SINGLESTEP,
+        31,
+        32,
+        PTRACE_POKEUSER,
+        PTRACE_POKEDATA,
+        PTRACE_SETREGS,
+        PTRACE_SETFPREGS,
+        PTRACE_SETREGSET,
+        PTRACE_SETSIGINFO,
+        PTRACE_SETOPTIONS,
+        PTRACE_INTERRUPT,
+        PTRACE_LISTEN,
+        PTRACE_DETACH,
+        PTRACE_KILL,
+    ];
+    let mut random = Random(0x07ac_e07a_ce07);
+    for round in 0..60u64 {
+        let seed = random.next();
+        bounded(1500, || {
+            let mut random = Random(seed);
+            let first = spawn(|| restless());
+            let second = spawn(|| {
+                let _ = sys!(SYS_ptrace, PTRACE_SEIZE, first, 0, 0x10_00ffu64);
+                let _ = sys!(SYS_ptrace, PTRACE_INTERRUPT, first, 0, 0);
+                restless()
+            });
+            let third = spawn(|| restless());
+            let all = [first, second, third];
+            for pid in all {
+                let request = if round % 2 == 0 { PTRACE_SEIZE } else { PTRACE_ATTACH };
+                let _ = sys!(SYS_ptrace, request, pid, 0, random.next() & 0x10_00ff);
+            }
+            for _ in 0..150 {
+                let pid = all[random.next() as usize % 3];
+                let mut words = [0u64; 512];
+                let _ = sys!(SYS_ptrace, PTRACE_GETREGS, pid, 0, &mut words);
+                for _ in 0..random.next() % 4 {
+                    words[random.next() as usize % 27] = random.nasty();
+                }
+                if random.next() % 3 == 0 {
+                    words[16] = STUB_BASE + random.next() % TEXT_LEN;
+                }
+                let place = &raw mut words as u64;
+                let vector = [place, random.next() % 4096];
+                let request = REQUESTS[random.next() as usize % REQUESTS.len()];
+                let (addr, data) = match request {
+                    PTRACE_POKEUSER => (random.next() % 115 * 8, random.nasty()),
+                    PTRACE_POKEDATA => (random.nasty(), random.nasty()),
+                    PTRACE_SETREGS | PTRACE_SETFPREGS | PTRACE_SETSIGINFO => (0, place),
+                    PTRACE_SETREGSET => ([1, 2, 0x202][random.next() as usize % 3], &raw const vector as u64),
+                    PTRACE_SETOPTIONS => (0, random.next() & 0x10_00ff),
+                    _ => (0, random.next() % 70),
+                };
+                let _ = sys!(SYS_ptrace, request, pid, addr, data);
+                for _ in 0..30 {
+                    if sys!(SYS_wait4, -1, &mut 0i32, WNOHANG | __WALL, 0) != Ok(0) {
+                        break;
+                    }
+                    unsafe { usleep(20) };
+                }
+                if random.next() % 8 == 0 {
+                    let _ = sys!(SYS_kill, pid, [SIGSTOP, SIGCONT, SIGTRAP, SIGSEGV][random.next() as usize % 4]);
+                }
+            }
+            for pid in all {
+                let _ = sys!(SYS_kill, pid, SIGKILL);
+            }
+            0
+        });
+    }
+    println!("traced");
 }

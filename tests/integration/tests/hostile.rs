@@ -58,6 +58,11 @@ fn forged_signal_frames() {
 }
 
 #[test]
+fn tracers_without_manners() {
+    assert!(attack("tracer").contains("traced"));
+}
+
+#[test]
 fn exhaustion() {
     assert!(attack("exhaust").contains("exhausted"));
 }
