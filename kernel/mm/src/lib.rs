@@ -215,18 +215,23 @@ impl MemoryManager {
         self.stack_limit.store(bytes, Ordering::Relaxed);
     }
 
-    /// A copy for fork(2). Private pages become copy-on-write.
+    /// A copy for fork(2). Private pages become copy-on-write. `alone`: no other thread writes to it meanwhile.
+    ///
+    /// Of what others write, the copy has what came first: who writes to a page that is protected already waits until all is done. Pages that
+    /// can't be protected are copied last therefore, and none before.
     ///
     /// # Errors
     /// `EAGAIN`, `ENOMEM` from the host.
-    pub fn fork(&self) -> SysResult<Arc<Self>> {
+    pub fn fork(&self, alone: bool) -> SysResult<Arc<Self>> {
         let mut state = self.state.lock();
         self.reap(&mut state);
-        let mut copies = self.copy_ahead(&state);
-        let pinned = self.copy_pinned(&state, &mut copies);
-        let forked = pinned.and_then(|()| {
+        let mut copies = if alone { self.copy_ahead(&state) } else { Vec::new() };
+        let pinned = self.reserve_pinned(&state, &mut copies);
+        let forked = pinned.and_then(|pinned| {
             self.write_protect(&mut state, &copies);
-            self.aspace.fork()
+            let aspace = self.aspace.fork()?;
+            self.copy_pinned(&pinned)?;
+            Ok(aspace)
         });
         let aspace = match forked {
             Ok(aspace) => aspace,

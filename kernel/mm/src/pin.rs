@@ -43,11 +43,12 @@ impl MemoryManager {
         }
     }
 
-    /// Copies pinned pages for a fork, but for those of `copies`.
+    /// Reserves room in `copies` for pinned pages that aren't among them, for a fork: where each is, and where it is to be copied to.
     ///
     /// # Errors
     /// `ENOMEM`
-    pub(crate) fn copy_pinned(&self, state: &State, copies: &mut Vec<Ahead>) -> SysResult<()> {
+    pub(crate) fn reserve_pinned(&self, state: &State, copies: &mut Vec<Ahead>) -> SysResult<Vec<(u64, u64)>> {
+        let mut moves = Vec::new();
         for page in &state.pinned {
             let private = state.pages.get(*page).filter(|(_, present)| present.shown == Shown::Writable);
             let Some((run, present)) = private else { continue };
@@ -57,12 +58,21 @@ impl MemoryManager {
             let from = present.frame + (page - run.start);
             let (frame, _) = self.arena.allocate(1)?;
             copies.push(Ahead { range: *page..page + PAGE_SIZE, frame });
-            if self.copy_frames(frame, |at, len| self.arena.file.segment(from + at, len), PAGE_SIZE) < PAGE_SIZE {
-                return Err(Errno::ENOMEM);
-            }
+            moves.push((from, frame));
         }
         copies.sort_unstable_by_key(|copy| copy.range.start);
-        Ok(())
+        Ok(moves)
+    }
+
+    /// Copies pages to where there is room for them.
+    ///
+    /// # Errors
+    /// `ENOMEM`
+    pub(crate) fn copy_pinned(&self, moves: &[(u64, u64)]) -> SysResult<()> {
+        let copied = |(from, to): &(u64, u64)| {
+            self.copy_frames(*to, |at, len| self.arena.file.segment(from + at, len), PAGE_SIZE) == PAGE_SIZE
+        };
+        if moves.iter().all(copied) { Ok(()) } else { Err(Errno::ENOMEM) }
     }
 }
 

@@ -168,7 +168,8 @@ impl Current {
         if request.stack != 0 {
             regs.rsp = request.stack;
         }
-        let mm = if request.has(c::CLONE_VM) { self.mm.clone() } else { self.mm.fork()? };
+        let alone = self.task.group.tasks.lock().len() == 1;
+        let mm = if request.has(c::CLONE_VM) { self.mm.clone() } else { self.mm.fork(alone)? };
         let tls = if request.has(c::CLONE_SETTLS) { request.tls } else { regs.fs_base };
         regs.fs_base = 0;
         let ctx = mm.aspace().clone().new_context(&regs, Some(&self.ctx.fp()))?;

@@ -615,7 +615,7 @@ fn tracer() {
                 for _ in 0..random.next() % 4 {
                     words[random.next() as usize % 27] = random.nasty();
                 }
-                if random.next() % 3 == 0 {
+                if random.next().is_multiple_of(3) {
                     words[16] = STUB_BASE + random.next() % TEXT_LEN;
                 }
                 let place = &raw mut words as u64;
@@ -636,7 +636,7 @@ fn tracer() {
                     }
                     unsafe { usleep(20) };
                 }
-                if random.next() % 8 == 0 {
+                if random.next().is_multiple_of(8) {
                     let _ = sys!(SYS_kill, pid, [SIGSTOP, SIGCONT, SIGTRAP, SIGSEGV][random.next() as usize % 4]);
                 }
             }
