@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 mod park;
 mod spin;
 
-pub use park::{ParkResult, Parker, allowed_cpus, before_sleep};
+pub use park::{ParkResult, Parker, allowed_cpus, before_sleep, parks};
 pub use parking_lot::{Mutex, MutexGuard, RwLock};
 pub use spin::{count_spinner, crowded, spin, watch_load};
 

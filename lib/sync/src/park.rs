@@ -27,6 +27,13 @@ const SPIN_NS: u64 = 40_000;
 
 thread_local! {
     static BEFORE_SLEEP: Cell<Option<fn()>> = const { Cell::new(None) };
+    static PARKS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// How often this thread has had to wait in [`Parker::park`] so far, modulo 2^32.
+#[must_use]
+pub fn parks() -> u32 {
+    PARKS.get()
 }
 
 /// Has `f` called on this thread before it next sleeps in [`Parker::park`], once.
@@ -61,6 +68,7 @@ impl Parker {
         if self.take_token() {
             return ParkResult::Unparked;
         }
+        PARKS.set(PARKS.get().wrapping_add(1));
         let start = monotonic_ns();
         let short =
             self.usual_ns.load(Ordering::Relaxed) < SHORT_NS && deadline.is_none_or(|deadline| deadline > start + SPIN_NS);

@@ -12,16 +12,16 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sync::{before_sleep, count_spinner, crowded, monotonic_ns, spin};
+use sync::{before_sleep, count_spinner, crowded, monotonic_ns, parks, spin};
 
 use crate::host;
 
 /// Quick calls in a row that start a session.
 const STREAK: u32 = 32;
 /// A call is quick when guest and kernel together took less, in nanoseconds: a hand-off by the scheduler is in it.
-const QUICK_NS: u64 = 20_000;
-/// The kernel's part of it, in nanoseconds: longer ones have probably slept, and who takes turns with others needs no session.
-const HANDLED_NS: u64 = 5_000;
+const QUICK_NS: u64 = 40_000;
+/// The kernel's part of it, in nanoseconds, a few host calls. Who waits for others there takes turns with them and needs no session.
+const HANDLED_NS: u64 = 30_000;
 /// Looks at the state word before a wait has failed: some microseconds, about what a hand-off costs.
 const LOOKS: u32 = 400;
 /// The same for a session's first wait: the stub has to get to another CPU.
@@ -68,6 +68,8 @@ pub struct Spin {
     /// Involuntary context switches at the last look.
     preempted: i64,
     last_ns: u64,
+    /// `parks()` then.
+    parks: u32,
     not_before_ns: u64,
     pause_ns: u64,
     /// Counted in [`LIVELY`].
@@ -152,6 +154,7 @@ impl Spin {
         let now = monotonic_ns();
         self.streak = if now - self.last_ns < QUICK_NS { self.streak + 1 } else { 0 };
         self.last_ns = now;
+        self.parks = parks();
         if self.streak < STREAK || now < self.not_before_ns {
             return false;
         }
@@ -169,7 +172,7 @@ impl Spin {
 
     /// The request that came last is answered now.
     pub fn answered(&mut self) {
-        if !self.session && self.streak > 0 && monotonic_ns() - self.last_ns > HANDLED_NS {
+        if !self.session && self.streak > 0 && (parks() != self.parks || monotonic_ns() - self.last_ns > HANDLED_NS) {
             self.streak = 0;
         }
     }
