@@ -230,7 +230,7 @@ impl MemoryManager {
         let forked = pinned.and_then(|pinned| {
             self.write_protect(&mut state, &copies);
             let aspace = self.aspace.fork()?;
-            self.copy_pinned(&pinned)?;
+            self.copy_pinned(&pinned, alone)?;
             Ok(aspace)
         });
         let aspace = match forked {

@@ -9,6 +9,9 @@ use usermem::{PAGE_SIZE, page_down};
 
 use crate::{Ahead, MemoryManager, Page, Shown, State};
 
+/// How often pinned pages that go on changing are copied.
+const MAX_COPIES: u32 = 8;
+
 impl MemoryManager {
     /// Makes the pages of a range writable in the guest now, and keeps fork(2) from changing that until [`Self::unpin`]. What the guest
     /// itself does to them later is its own affair.
@@ -64,15 +67,33 @@ impl MemoryManager {
         Ok(moves)
     }
 
-    /// Copies pages to where there is room for them.
+    /// Copies pages to where there is room for them. If others run, until nothing has changed from one time to the next: then all are of one
+    /// moment. Whoever goes on writing there, all else being protected, writes to its own stack, of which nobody in the child knows.
     ///
     /// # Errors
     /// `ENOMEM`
-    pub(crate) fn copy_pinned(&self, moves: &[(u64, u64)]) -> SysResult<()> {
+    pub(crate) fn copy_pinned(&self, moves: &[(u64, u64)], alone: bool) -> SysResult<()> {
         let copied = |(from, to): &(u64, u64)| {
             self.copy_frames(*to, |at, len| self.arena.file.segment(from + at, len), PAGE_SIZE) == PAGE_SIZE
         };
-        if moves.iter().all(copied) { Ok(()) } else { Err(Errno::ENOMEM) }
+        let mut before = Vec::new();
+        for _ in 0..MAX_COPIES {
+            if !moves.iter().all(copied) {
+                return Err(Errno::ENOMEM);
+            }
+            if alone {
+                break;
+            }
+            let mut now = vec![0; moves.len() * PAGE_SIZE as usize];
+            for (page, (_, to)) in now.chunks_exact_mut(PAGE_SIZE as usize).zip(moves) {
+                self.arena.file.segment(*to, PAGE_SIZE)?.read(page)?;
+            }
+            if now == before {
+                break;
+            }
+            before = now;
+        }
+        Ok(())
     }
 }
 
