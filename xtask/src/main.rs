@@ -44,6 +44,13 @@ fn built(top: &Path, name: &str) -> PathBuf {
     target(top).join("release").join(name)
 }
 
+/// Where results are kept that stand in the documents.
+fn results(top: &Path) -> Result<PathBuf> {
+    let dir = top.join("docs/results");
+    std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+    Ok(dir)
+}
+
 /// Runs cargo; its output is the user's.
 fn cargo(args: &[&str]) -> Result<()> {
     println!("+ cargo {}", args.join(" "));

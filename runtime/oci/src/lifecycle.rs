@@ -134,6 +134,10 @@ pub fn pause(root: &Path, id: &str, on: bool) -> Result<()> {
     order(&container, &connect(&container)?, if on { &Request::Pause } else { &Request::Resume })
 }
 
+/// How long a sandbox that answers no more may take to be gone: so many times, for so long.
+const DYING_LOOKS: u32 = 500;
+const DYING_LOOK: Duration = Duration::from_millis(10);
+
 /// Waits for the end of a container, or of one process in it; returns the exit status.
 ///
 /// # Errors
@@ -141,13 +145,23 @@ pub fn pause(root: &Path, id: &str, on: bool) -> Result<()> {
 pub fn wait(root: &Path, id: &str, pid: Option<i32>) -> Result<i32> {
     let container = Container::load(root, id)?;
     let answer = container.connect().and_then(|connection| ask(&container, &connection, &Request::Wait { pid }, &[]));
-    match answer {
-        Ok(Response::Exited { status }) => Ok(status),
+    let error = match answer {
+        Ok(Response::Exited { status }) => return Ok(status),
         Ok(other) => bail!("unexpected answer {other:?}"),
-        Err(error) if error.downcast_ref::<Refused>().is_some() || container.alive() => Err(error),
-        // It has ended already, or was killed.
-        Err(_) => Ok(container.exit_status().unwrap_or(128 + Signal::KILL.as_raw())),
+        Err(error) => error,
+    };
+    // It has ended already, or was killed: then the connection may be gone a moment before the process is.
+    let refused = error.downcast_ref::<Refused>().is_some();
+    for _ in 0..if refused { 0 } else { DYING_LOOKS } {
+        if !container.alive() {
+            break;
+        }
+        std::thread::sleep(DYING_LOOK);
     }
+    if refused || container.alive() {
+        return Err(error);
+    }
+    Ok(container.exit_status().unwrap_or(128 + Signal::KILL.as_raw()))
 }
 
 /// Removes all that belongs to a container that is locked.

@@ -182,7 +182,7 @@ pub fn run(top: &Path, options: &Options) -> Result<()> {
         std::fs::write(file, &json).with_context(|| file.display().to_string())?;
     }
     if options.commit {
-        std::fs::write(top.join(format!("docs/results/bench-{}.json", report.kind())), &json)?;
+        std::fs::write(super::results(top)?.join(format!("bench-{}.json", report.kind())), &json)?;
         report.insert(&top.join("docs/performance.md"))?;
     }
     Ok(())

@@ -244,7 +244,7 @@ pub fn run(top: &Path, options: &Options) -> Result<()> {
     if options.commit {
         let mut text = serde_json::to_vec_pretty(&results.summary())?;
         text.push(b'\n');
-        fs::write(top.join("docs/results/conformance.json"), text)?;
+        fs::write(super::results(top)?.join("conformance.json"), text)?;
     }
     if failed { bail!("not all that passes natively passes inside") } else { Ok(()) }
 }
