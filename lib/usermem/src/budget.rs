@@ -17,6 +17,9 @@ static LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
 static GRANTED: AtomicU64 = AtomicU64::new(0);
 static FILES: Mutex<BTreeMap<u64, Weak<HostFile>>> = Mutex::new(BTreeMap::new());
 
+/// What is left of the limit to what the host counts besides, the sentry and page tables: an eighth, but no more than this. Who goes when memory is
+/// up is for this kernel to say: the host would rather end the sentry.
+const MAX_RESERVE: u64 = 16 << 20;
 /// Grants beyond the limit are of this size at most.
 pub const SMALL_GRANT: u64 = 64 << 10;
 
@@ -29,6 +32,12 @@ pub fn set_limit(bytes: u64) {
 #[must_use]
 pub fn limit() -> u64 {
     LIMIT.load(Ordering::Relaxed)
+}
+
+/// What programs may use of it.
+fn usable() -> u64 {
+    let limit = limit();
+    limit - (limit / 8).min(MAX_RESERVE)
 }
 
 /// Memory and swap of the machine, in bytes.
@@ -55,7 +64,7 @@ pub fn total_and_free() -> (u64, u64) {
 /// Whether only small grants are made.
 #[must_use]
 pub fn is_tight() -> bool {
-    GRANTED.load(Ordering::Relaxed) >= limit()
+    GRANTED.load(Ordering::Relaxed) >= usable()
 }
 
 /// Asks for memory.
@@ -64,7 +73,7 @@ pub fn is_tight() -> bool {
 /// `ENOMEM`
 pub fn grant(bytes: u64) -> SysResult<()> {
     let granted = GRANTED.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-    let limit = limit();
+    let limit = usable();
     if granted <= limit || bytes <= SMALL_GRANT && in_use().saturating_add(bytes) <= limit {
         return Ok(());
     }
@@ -102,14 +111,14 @@ mod tests {
         let before = in_use();
         rustix::io::pwrite(file.as_fd(), &[1; 8192], 0).unwrap();
         assert_eq!(in_use() - before, 8192);
-        set_limit(1 << 20);
-        grant(1 << 20).unwrap();
+        set_limit(8 << 17);
+        grant(7 << 17).unwrap();
         assert!(is_tight());
         assert_eq!(grant(1 << 20), Err(Errno::ENOMEM));
         grant(SMALL_GRANT).unwrap();
         rustix::fs::fallocate(file.as_fd(), rustix::fs::FallocateFlags::empty(), 0, 1 << 20).unwrap();
         assert_eq!(grant(SMALL_GRANT), Err(Errno::ENOMEM));
-        give_back((1 << 20) + SMALL_GRANT);
+        give_back((7 << 17) + SMALL_GRANT);
         set_limit(u64::MAX);
     }
 }

@@ -42,7 +42,8 @@ s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 try: s.connect("/tmp/no-socket")
 except OSError: pass
-if os.fork() == 0: os._exit(3)
+# Long enough for its parent to wait by then, which shows in the lines.
+if os.fork() == 0: time.sleep(0.1); os._exit(3)
 os.wait()
 "#;
 
