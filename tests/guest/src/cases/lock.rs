@@ -189,7 +189,7 @@ fn records_end() {
     let child = spawn(|| {
         set(a, F_WRLCK, 40, 10).unwrap();
         ok!(SYS_dup2, w, 1);
-        let args = [c"/bin/sh".as_ptr(), c"-c".as_ptr(), c"echo x; sleep 1000".as_ptr(), std::ptr::null()];
+        let args = [c"/bin/sh".as_ptr(), c"-c".as_ptr(), c"echo x; exec sleep 1000".as_ptr(), std::ptr::null()];
         unsafe { execv(args[0], args.as_ptr()) };
         1
     });
