@@ -21,6 +21,8 @@ pub struct Case {
 /// Runs one case in this process, in an empty directory.
 fn run_here(case: &Case) -> ExitCode {
     let dir = std::env::temp_dir().join(format!("cases-{}", std::process::id()));
+    // One that was killed may have left its own, with the same number.
+    let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir(&dir).unwrap();
     std::env::set_current_dir(&dir).unwrap();
     // A hang is a failure.
