@@ -593,7 +593,7 @@ fn receive_fd() -> i64 {
     i64::from(data as u32 as i32)
 }
 
-/// Whether a frame interrupts what the fast path calls.
+/// Whether a frame of stub code interrupts what the fast path calls.
 fn on_fast_stack(base: u64, uc: *const u64) -> bool {
     // SAFETY: uc_mcontext.gregs[REG_RSP] of a frame that the kernel has just written.
     let rsp = unsafe { *uc.add(5 + 15) };
@@ -615,7 +615,9 @@ extern "C" fn handler(signo: i32, info: *const [u64; 4], uc: *mut u64) {
         // SAFETY: uc_mcontext.gregs[REG_RCX] of the same frame.
         let back = unsafe { *uc.add(5 + 14) };
         *rip = if offset == header.answered { back } else { back.wrapping_sub(SITE_LEN) };
-    } else if signo == SIGINTERRUPT && (offset >= header.fast_entry && offset < header.handler || on_fast_stack(base, uc)) {
+    } else if signo == SIGINTERRUPT
+        && (offset >= header.fast_entry && offset < header.handler || offset < TEXT_SIZE && on_fast_stack(base, uc))
+    {
         // On the way back to the guest, what is called from there included: the end of that way looks at the word.
         ctx.intr.store(1, Relaxed);
         if offset >= header.tail && offset < header.tail_end {

@@ -30,6 +30,7 @@ fn main() {
         "wild" => wild(),
         "frames" => frames(),
         "tracer" => tracer(),
+        "deaf" => deaf(),
         "exhaust" => exhaust(),
         "fuzz" => fuzz(std::env::args().nth(2).and_then(|n| n.parse().ok()).unwrap_or(1)),
         "escape" => escape(),
@@ -533,6 +534,37 @@ fn swap(dir: &str) {
         }
     }
     println!("swapped");
+}
+
+/// Runs with its stack pointer where the stub's own code has its stack: interrupts are no less its business there.
+fn deaf() {
+    static HEARD: AtomicU64 = AtomicU64::new(0);
+    extern "C" fn heard(_: i32, _: *mut siginfo_t, _: *mut c_void) {
+        HEARD.store(1, SeqCst);
+    }
+    let status = bounded(5000, || {
+        handle(SIGALRM, heard, SA_ONSTACK);
+        let stack = stack_t { ss_sp: memory(1 << 16).cast(), ss_flags: 0, ss_size: 1 << 16 };
+        ok!(SYS_sigaltstack, std::ptr::from_ref(&stack), 0);
+        let soon = timeval { tv_sec: 0, tv_usec: 20_000 };
+        ok!(SYS_setitimer, ITIMER_REAL, &mut itimerval { it_interval: soon, it_value: soon }, 0);
+        unsafe {
+            asm!(
+                "mov {kept}, rsp",
+                "rdgsbase {at}",
+                "lea rsp, [{at} + 0x2000]",
+                "2:",
+                "pause",
+                "cmp qword ptr [{flag}], 0",
+                "je 2b",
+                "mov rsp, {kept}",
+                kept = out(reg) _, at = out(reg) _, flag = in(reg) HEARD.as_ptr(),
+            );
+        }
+        0
+    });
+    assert_eq!(status, 0, "it heard nothing");
+    println!("heard");
 }
 
 /// Looks for the host.

@@ -75,6 +75,11 @@ fn random_calls() {
 }
 
 #[test]
+fn interrupts_reach_code_on_the_stubs_stack() {
+    assert!(attack("deaf").contains("heard"));
+}
+
+#[test]
 fn nothing_of_the_host_is_reachable() {
     assert!(attack("escape").contains("nothing of the host's"));
 }
