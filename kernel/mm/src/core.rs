@@ -1,6 +1,7 @@
 //! What a core dump shows of an address space (core(5)).
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use platform::Prot;
@@ -30,10 +31,8 @@ pub struct CoreSegment {
     pub prot: Prot,
     /// Bytes of it, from the start on, that are dumped.
     pub len: u64,
-    /// What of them may be other than zero.
-    pub present: Vec<Range<u64>>,
     /// Path and offset of its file.
-    pub file: Option<(String, u64)>,
+    pub file: Option<(Arc<str>, u64)>,
 }
 
 impl MemoryManager {
@@ -46,28 +45,36 @@ impl MemoryManager {
         if let Some(vdso) = self.aspace.vdso() {
             let range = vdso.start..page_up(vdso.end).unwrap_or(vdso.end);
             let len = range.end - range.start;
-            segments.push(CoreSegment { present: vec![range.clone()], range, prot: Prot::READ | Prot::EXEC, len, file: None });
+            segments.push(CoreSegment { range, prot: Prot::READ | Prot::EXEC, len, file: None });
         }
         segments.sort_by_key(|segment| segment.range.start);
         segments
     }
 
     fn segment(&self, state: &State, range: Range<u64>, vma: &Vma, filter: u32) -> CoreSegment {
-        let file = vma.file.as_ref().map(|(backing, offset)| (backing.mapped.path.to_string(), *offset));
+        let file = vma.file.as_ref().map(|(backing, offset)| (backing.mapped.path.clone(), *offset));
         let len = self.dumped(state, &range, vma, filter);
-        let end = range.start + len;
+        CoreSegment { range, prot: vma.access(), len, file }
+    }
+
+    /// What of the dumped part of a segment may be other than zero. Asked for one segment at a time: a program has many, and each may lie in
+    /// many pieces.
+    #[must_use]
+    pub fn core_pieces(&self, segment: &CoreSegment) -> Vec<Range<u64>> {
+        let state = self.state.lock();
+        let wanted = segment.range.start..segment.range.start.saturating_add(segment.len);
+        let Some((range, vma)) = state.vmas.get(wanted.start).filter(|_| segment.len > 0) else { return vec![wanted] };
         let mut present = Vec::new();
-        if len > 0 {
-            if let Some((backing, offset)) = &vma.file {
-                let pieces = backing.file().data(*offset..offset + len, MAX_PIECES);
-                let pieces = pieces.unwrap_or_else(|_| vec![(*offset, len)]);
-                present.extend(pieces.iter().map(|(at, len)| range.start + (at - offset)..range.start + (at - offset) + len));
-            }
-            if !vma.shared() {
-                present.extend(state.pages.within(range.start..end).into_iter().map(|(run, _)| run));
-            }
+        if let Some((backing, offset)) = &vma.file {
+            let offset = offset + (wanted.start - range.start);
+            let pieces = backing.file().data(offset..offset.saturating_add(segment.len), MAX_PIECES);
+            let pieces = pieces.unwrap_or_else(|_| vec![(offset, segment.len)]);
+            present.extend(pieces.iter().map(|(at, len)| wanted.start + (at - offset)..wanted.start + (at - offset) + len));
         }
-        CoreSegment { range, prot: vma.access(), len, present, file }
+        if !vma.shared() {
+            present.extend(state.pages.within(wanted).into_iter().map(|(run, _)| run));
+        }
+        present
     }
 
     /// How much of a mapping is dumped.

@@ -19,6 +19,8 @@ const NT_FILE: u32 = 0x4649_4c45;
 /// Bytes of the arguments that `struct elf_prpsinfo` has room for, without the end.
 const ARGUMENTS: usize = 79;
 const NAME: usize = 15;
+/// Bytes of NT_FILE, as Linux bounds it (`MAX_FILE_NOTE_SIZE`): a program maps what it likes, under names as long as it likes.
+const MAX_FILES: usize = 4 << 20;
 
 /// Numbers one after the other.
 #[derive(Default)]
@@ -46,9 +48,11 @@ impl Bytes {
 
 fn note(out: &mut Vec<u8>, name: &[u8], kind: u32, content: &[u8]) {
     let pad = |out: &mut Vec<u8>| out.resize(out.len().next_multiple_of(4), 0);
-    for word in [name.len() as u32, content.len() as u32, kind] {
-        out.extend(word.to_le_bytes());
+    // No note is that long, see MAX_FILES.
+    for len in [name.len(), content.len()] {
+        out.extend(u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
     }
+    out.extend(kind.to_le_bytes());
     out.extend(name);
     pad(out);
     out.extend(content);
@@ -65,7 +69,9 @@ pub fn all(current: &Current, info: &SigInfo, threads: &[Thread], segments: &[Co
             note(&mut out, b"CORE\0", NT_PRPSINFO, &process(current));
             note(&mut out, b"CORE\0", NT_SIGINFO, zerocopy::IntoBytes::as_bytes(info));
             note(&mut out, b"CORE\0", NT_AUXV, &auxv);
-            note(&mut out, b"CORE\0", NT_FILE, &files(segments));
+            if let Some(files) = files(segments) {
+                note(&mut out, b"CORE\0", NT_FILE, &files);
+            }
         }
         if let (Ok(legacy), Ok(all)) = (float(&thread.fp), extended(&thread.fp)) {
             note(&mut out, b"CORE\0", NT_PRFPREG, &legacy);
@@ -119,9 +125,13 @@ fn process(current: &Current) -> Vec<u8> {
 }
 
 /// Which files are mapped where.
-fn files(segments: &[CoreSegment]) -> Vec<u8> {
+/// Which files are mapped; none if that is longer than [`MAX_FILES`].
+fn files(segments: &[CoreSegment]) -> Option<Vec<u8>> {
     let mut out = Bytes::default();
     let mapped = || segments.iter().filter_map(|segment| Some((segment, segment.file.as_ref()?)));
+    if mapped().map(|(_, (path, _))| 24 + path.len() + 1).sum::<usize>() > MAX_FILES {
+        return None;
+    }
     out.u64s(&[mapped().count() as u64, PAGE_SIZE]);
     for (segment, (_, offset)) in mapped() {
         out.u64s(&[segment.range.start, segment.range.end, offset / PAGE_SIZE]);
@@ -130,5 +140,5 @@ fn files(segments: &[CoreSegment]) -> Vec<u8> {
         out.0.extend(path.as_bytes());
         out.0.push(0);
     }
-    out.0
+    Some(out.0)
 }

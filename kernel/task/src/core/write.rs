@@ -13,9 +13,9 @@ use super::{Thread, notes};
 use crate::current::Current;
 
 /// Bytes of the ELF header, a program header, a section header.
-const HEADER: u64 = 64;
-const PROGRAM_HEADER: u64 = 56;
-const SECTION_HEADER: u64 = 64;
+const HEADER: u16 = 64;
+const PROGRAM_HEADER: u16 = 56;
+const SECTION_HEADER: u16 = 64;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 /// More program headers than this are counted elsewhere (`PN_XNUM`).
@@ -66,13 +66,13 @@ fn header(count: usize, sections: u64) -> Vec<u8> {
     out.extend(4u16.to_le_bytes());
     out.extend(62u16.to_le_bytes());
     out.extend(1u32.to_le_bytes());
-    for word in [0, HEADER, if many { sections } else { 0 }] {
+    for word in [0, HEADER.into(), if many { sections } else { 0 }] {
         out.extend(word.to_le_bytes());
     }
     out.extend(0u32.to_le_bytes());
-    let number = if many { MANY } else { count as u16 };
-    let section = if many { (SECTION_HEADER as u16, 1) } else { (0, 0) };
-    for half in [HEADER as u16, PROGRAM_HEADER as u16, number, section.0, section.1, 0] {
+    let number = u16::try_from(count).unwrap_or(MANY);
+    let section = if many { (SECTION_HEADER, 1) } else { (0, 0) };
+    for half in [HEADER, PROGRAM_HEADER, number, section.0, section.1, 0] {
         out.extend(half.to_le_bytes());
     }
     out
@@ -94,7 +94,7 @@ fn dump(current: &Current, out: &Output<'_>, info: &SigInfo, threads: &[Thread])
     let segments = current.mm.core_segments();
     let notes = notes::all(current, info, threads, &segments);
     let count = segments.len() + 1;
-    let notes_at = HEADER + count as u64 * PROGRAM_HEADER;
+    let notes_at = u64::from(HEADER) + count as u64 * u64::from(PROGRAM_HEADER);
     let data_at = (notes_at + notes.len() as u64).next_multiple_of(PAGE_SIZE);
     let total: u64 = segments.iter().map(|segment| segment.len).fold(0, u64::saturating_add);
     let sections = data_at.saturating_add(total);
@@ -114,8 +114,8 @@ fn dump(current: &Current, out: &Output<'_>, info: &SigInfo, threads: &[Thread])
         at = at.saturating_add(segment.len);
     }
     if count >= usize::from(MANY) {
-        let mut section = vec![0; SECTION_HEADER as usize];
-        section.get_mut(44..48).unwrap_or_default().copy_from_slice(&(count as u32).to_le_bytes());
+        let mut section = vec![0; SECTION_HEADER.into()];
+        section.get_mut(44..48).unwrap_or_default().copy_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
         return out.put(sections, &section);
     }
     // The file is as long as its headers say, whatever its last bytes are.
@@ -130,7 +130,7 @@ fn file_len(out: &Output<'_>) -> SysResult<u64> {
 fn memory(current: &Current, out: &Output<'_>, at: u64, segment: &CoreSegment) -> SysResult<()> {
     let end = segment.range.start + segment.len;
     let mut bytes = vec![0; CHUNK as usize];
-    for piece in &segment.present {
+    for piece in current.mm.core_pieces(segment) {
         let (mut from, to) = (piece.start.max(segment.range.start), piece.end.min(end));
         while from < to {
             if current.task.group.doomed.load(Ordering::SeqCst) {
@@ -159,8 +159,8 @@ mod tests {
 
     #[test]
     fn headers_have_their_sizes() {
-        assert_eq!(header(3, 0).len() as u64, HEADER);
-        assert_eq!(program_header(PT_LOAD, Prot::READ, 0, 0, 0, 0, 1).len() as u64, PROGRAM_HEADER);
+        assert_eq!(header(3, 0).len(), HEADER.into());
+        assert_eq!(program_header(PT_LOAD, Prot::READ, 0, 0, 0, 0, 1).len(), PROGRAM_HEADER.into());
         let many = header(70_000, 0x1234);
         assert_eq!((many[56..58].to_vec(), many[40..48].to_vec()), (vec![0xff; 2], 0x1234u64.to_le_bytes().to_vec()));
     }
