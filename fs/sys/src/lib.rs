@@ -128,43 +128,28 @@ enum Body {
 
 /// A directory that is being filled.
 #[derive(Default)]
-struct Draft(BTreeMap<String, Entry>);
-
-enum Entry {
-    Directory(Draft),
-    File(String),
+struct Draft {
+    directories: BTreeMap<String, Draft>,
+    files: BTreeMap<String, String>,
 }
 
 impl Draft {
     /// The directory at `path`, made if it isn't there.
     fn directory(&mut self, path: &str) -> &mut Self {
-        let mut at = self;
-        for name in path.split('/').filter(|name| !name.is_empty()) {
-            let entry = at.0.entry(name.to_owned()).or_insert_with(|| Entry::Directory(Self::default()));
-            // A file gives way: the lists above have none where they have a directory.
-            if matches!(entry, Entry::File(_)) {
-                *entry = Entry::Directory(Self::default());
-            }
-            let Entry::Directory(next) = entry else { unreachable!("it has just been made one") };
-            at = next;
-        }
-        at
+        let names = path.split('/').filter(|name| !name.is_empty());
+        names.fold(self, |at, name| at.directories.entry(name.to_owned()).or_default())
     }
 
     fn file(&mut self, path: &str, text: &str) {
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
-        self.directory(dir).0.insert(name.to_owned(), Entry::File(text.to_owned()));
+        self.directory(dir).files.insert(name.to_owned(), text.to_owned());
     }
 
     fn finish(self, dev: u64) -> Arc<Node> {
-        let done = |(name, entry): (String, Entry)| {
-            let node = match entry {
-                Entry::Directory(draft) => draft.finish(dev),
-                Entry::File(text) => Arc::new(Node { dev, ino: new_ino(), body: Body::File(text.into_bytes()) }),
-            };
-            (name.into_bytes(), node)
-        };
-        Arc::new(Node { dev, ino: new_ino(), body: Body::Directory(self.0.into_iter().map(done).collect()) })
+        let node = |body| Arc::new(Node { dev, ino: new_ino(), body });
+        let directories = self.directories.into_iter().map(|(name, draft)| (name.into_bytes(), draft.finish(dev)));
+        let files = self.files.into_iter().map(|(name, text)| (name.into_bytes(), node(Body::File(text.into_bytes()))));
+        node(Body::Directory(directories.chain(files).collect()))
     }
 }
 
