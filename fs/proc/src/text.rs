@@ -7,10 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use abi::poll::PollEvents;
 use abi::{Errno, SysResult};
 use auth::Credentials;
-use sync::{Mutex, WaitQueue};
-use task::UtsNamespace;
+use sync::{Changes, Mutex, WaitQueue};
 use usermem::IoBuf;
-use vfs::{FileOps, NamespaceState};
+use vfs::FileOps;
 
 use crate::process::Item;
 use crate::system::{self, Body, Entry};
@@ -18,39 +17,18 @@ use crate::{Node, What, mem, mounts};
 
 /// Most that can be written to a file at a time.
 const MAX_WRITE: usize = 4096;
-/// Where changes are counted that a file tells of (poll(2)).
-enum Changes {
-    Names(Arc<UtsNamespace>),
-    Mounts(Arc<NamespaceState>),
-}
-
-impl Changes {
-    fn of(node: &Node) -> Option<Self> {
-        match &node.what {
-            What::Fixed(Entry { name: "hostname" | "domainname", body: Body::Setting(..), .. }) => {
-                Some(Self::Names(system::uts(&node.proc)))
-            }
-            What::Process(member, Item::File(file)) if mounts::LISTS.contains(&file.name) => {
-                let task = member.view(&node.proc.kernel)?.task?;
-                let namespace = task.lock().mount_ns.clone();
-                Some(Self::Mounts(namespace.state().clone()))
-            }
-            _ => None,
+/// The changes that a file tells of (poll(2)).
+fn changes(node: &Node) -> Option<Changes> {
+    match &node.what {
+        What::Fixed(Entry { name: "hostname" | "domainname", body: Body::Setting(..), .. }) => {
+            Some(system::uts(&node.proc).changes.clone())
         }
-    }
-
-    fn count(&self) -> u64 {
-        match self {
-            Self::Names(names) => names.changes(),
-            Self::Mounts(mounts) => mounts.changes(),
+        What::Process(member, Item::File(file)) if mounts::LISTS.contains(&file.name) => {
+            let task = member.view(&node.proc.kernel)?.task?;
+            let namespace = task.lock().mount_ns.clone();
+            Some(namespace.state().changes.clone())
         }
-    }
-
-    fn queue(&self) -> &WaitQueue {
-        match self {
-            Self::Names(names) => names.queue(),
-            Self::Mounts(mounts) => mounts.queue(),
-        }
+        _ => None,
     }
 }
 
@@ -82,7 +60,7 @@ pub fn open(node: Arc<Node>) -> SysResult<Arc<dyn FileOps>> {
         }
     }
     let opener = node.proc.caller().map(|task| task.credentials());
-    let changes = Changes::of(&node).map(|changes| {
+    let changes = changes(&node).map(|changes| {
         let seen = AtomicU64::new(changes.count());
         (changes, seen)
     });

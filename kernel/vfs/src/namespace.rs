@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicIsize, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicIsize, Ordering};
 
-use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
 use auth::UserNamespace;
-use sync::WaitQueue;
+use sync::Changes;
 
 use crate::dentry::Dentry;
 use crate::file::FileOps;
@@ -24,9 +23,8 @@ pub struct NamespaceState {
     /// Whose administrators may change it.
     owner: Arc<UserNamespace>,
     mounts: AtomicIsize,
-    /// Changes so far, and who waits for the next (poll(2) on /proc/self/mounts).
-    changes: AtomicU64,
-    queue: WaitQueue,
+    /// Of the mounts (poll(2) on /proc/self/mounts).
+    pub changes: Changes,
 }
 
 /// A tree of mounts. It ends with the last process in it.
@@ -49,20 +47,7 @@ impl NamespaceState {
 
     pub(crate) fn changed(&self, mounts: isize) {
         self.mounts.fetch_add(mounts, Ordering::Relaxed);
-        self.changes.fetch_add(1, Ordering::SeqCst);
-        self.queue.wake(PollEvents::PRI | PollEvents::ERR);
-    }
-
-    /// How often it has changed.
-    #[must_use]
-    pub fn changes(&self) -> u64 {
-        self.changes.load(Ordering::SeqCst)
-    }
-
-    /// Woken by changes.
-    #[must_use]
-    pub fn queue(&self) -> &WaitQueue {
-        &self.queue
+        self.changes.note();
     }
 }
 
@@ -106,8 +91,7 @@ impl MountNamespace {
             id: auth::new_inum(),
             owner,
             mounts: AtomicIsize::new(all.len().cast_signed()),
-            changes: AtomicU64::new(0),
-            queue: WaitQueue::default(),
+            changes: Changes::default(),
         });
         all.iter().for_each(|mount| mount.set_namespace(Some(state.clone())));
         Arc::new(Self { state, base })

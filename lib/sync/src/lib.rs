@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use abi::poll::PollEvents;
 use smallvec::SmallVec;
@@ -105,6 +105,34 @@ impl WaitQueue {
             waiters.entries.values().filter(|(mask, _)| mask.intersects(events)).map(|(_, waker)| waker.clone()).collect()
         };
         concerned.iter().for_each(|waker| waker.wake(events));
+    }
+}
+
+/// How often something has changed, and who waits for the next time: poll(2) says `POLLERR | POLLPRI` to who hasn't seen all. Clones are the
+/// same.
+#[derive(Clone, Default)]
+pub struct Changes {
+    count: Arc<AtomicU64>,
+    queue: WaitQueue,
+}
+
+impl Changes {
+    /// One more.
+    pub fn note(&self) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        self.queue.wake(PollEvents::PRI | PollEvents::ERR);
+    }
+
+    /// How many there have been.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// Woken by changes.
+    #[must_use]
+    pub fn queue(&self) -> &WaitQueue {
+        &self.queue
     }
 }
 

@@ -145,7 +145,7 @@ impl Inode for Node {
             return Err(Errno::ENODEV);
         }
         let opener = crate::current().map(|task| task.credentials());
-        Ok(Arc::new(Open { node: (*self).clone(), opener, seen: AtomicU64::new(0) }))
+        Ok(Arc::new(Open { node: (*self).clone(), opener, seen: AtomicU64::new(u64::MAX) }))
     }
 
     fn create(self: Arc<Self>, name: &[u8], node: &NewNode) -> SysResult<Arc<dyn Inode>> {
@@ -208,7 +208,7 @@ impl Inode for Node {
 struct Open {
     node: Node,
     opener: Option<Arc<Credentials>>,
-    /// How often it had changed when it was last read.
+    /// How often it had changed when it was last read; at first nothing like that.
     seen: AtomicU64,
 }
 
@@ -223,7 +223,7 @@ impl Open {
 impl FileOps for Open {
     fn read(&self, buf: &mut IoBuf<'_>, offset: u64) -> SysResult<usize> {
         let make = self.control()?.make.ok_or(Errno::EINVAL)?;
-        self.seen.store(self.node.cgroup.changes.load(Ordering::SeqCst), Ordering::SeqCst);
+        self.seen.store(self.node.cgroup.changes.count(), Ordering::SeqCst);
         let text = make(&self.node.kernel, &self.node.cgroup)?.into_bytes();
         let rest = usize::try_from(offset).ok().and_then(|at| text.get(at..)).unwrap_or_default();
         let part = rest.get(..rest.len().min(buf.remaining())).unwrap_or_default();
@@ -249,14 +249,14 @@ impl FileOps for Open {
 
     fn poll(&self) -> PollEvents {
         let mut ready = PollEvents::READABLE | PollEvents::WRITABLE;
-        if self.wait_queue().is_some() && self.seen.load(Ordering::SeqCst) != self.node.cgroup.changes.load(Ordering::SeqCst) {
+        if self.wait_queue().is_some() && self.seen.load(Ordering::SeqCst) != self.node.cgroup.changes.count() {
             ready |= PollEvents::ERR | PollEvents::PRI;
         }
         ready
     }
 
     fn wait_queue(&self) -> Option<&WaitQueue> {
-        (self.node.name() == "cgroup.events").then_some(&self.node.cgroup.queue)
+        (self.node.name() == "cgroup.events").then_some(self.node.cgroup.changes.queue())
     }
 
     fn as_any(&self) -> &dyn Any {

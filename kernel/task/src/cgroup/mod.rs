@@ -10,10 +10,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
 use auth::Credentials;
-use sync::{Mutex, WaitQueue};
+use sync::{Changes, Mutex};
 use vfs::{Access, Attr, new_ino};
 
 use crate::group::Group;
@@ -51,9 +50,8 @@ pub struct Cgroup {
     freeze: AtomicBool,
     /// CPU time, in nanoseconds, of processes that have ended in it: user and system.
     used: [AtomicU64; 2],
-    /// How often `cgroup.events` has changed, and who waits for that.
-    changes: AtomicU64,
-    queue: WaitQueue,
+    /// Of `cgroup.events`.
+    changes: Changes,
     /// Owners that have been set; by the name of a file, empty for the directory.
     owners: Mutex<BTreeMap<&'static str, Owner>>,
 }
@@ -88,8 +86,7 @@ impl Cgroup {
             max_descendants: AtomicU64::new(MAX),
             freeze: AtomicBool::new(false),
             used: Default::default(),
-            changes: AtomicU64::new(1),
-            queue: WaitQueue::default(),
+            changes: Changes::default(),
             owners: Mutex::default(),
         })
     }
@@ -133,8 +130,7 @@ impl Cgroup {
     }
 
     fn changed(&self) {
-        self.changes.fetch_add(1, Ordering::SeqCst);
-        self.queue.wake(PollEvents::PRI | PollEvents::ERR);
+        self.changes.note();
     }
 
     /// A process more lives in it.

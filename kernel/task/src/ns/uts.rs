@@ -1,12 +1,10 @@
 //! Host and domain names (uts_namespaces(7)).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use abi::poll::PollEvents;
 use abi::{Errno, SysResult};
 use auth::{UserNamespace, new_inum};
-use sync::{Mutex, WaitQueue};
+use sync::{Changes, Mutex};
 
 /// Longest name (`__NEW_UTS_LEN`).
 pub const MAX_NAME: usize = 64;
@@ -18,9 +16,8 @@ pub struct UtsNamespace {
     pub ino: u64,
     pub user_ns: Arc<UserNamespace>,
     names: Mutex<Names>,
-    /// Changes so far, and who waits for the next (poll(2) on /proc/sys/kernel/hostname).
-    changes: AtomicU64,
-    queue: WaitQueue,
+    /// Of the names (poll(2) on /proc/sys/kernel/hostname).
+    pub changes: Changes,
 }
 
 /// What uname(2) says and may change.
@@ -35,37 +32,14 @@ impl UtsNamespace {
     #[must_use]
     pub fn initial(user_ns: Arc<UserNamespace>) -> Arc<Self> {
         let names = Names { host: b"palisade".to_vec(), domain: b"(none)".to_vec() };
-        Arc::new(Self {
-            ino: FIRST_INUM,
-            user_ns,
-            names: Mutex::new(names),
-            changes: AtomicU64::new(0),
-            queue: WaitQueue::default(),
-        })
+        Arc::new(Self { ino: FIRST_INUM, user_ns, names: Mutex::new(names), changes: Changes::default() })
     }
 
     /// A copy.
     #[must_use]
     pub fn copy(&self, user_ns: Arc<UserNamespace>) -> Arc<Self> {
         let names = Mutex::new(self.names());
-        Arc::new(Self { ino: new_inum(), user_ns, names, changes: AtomicU64::new(0), queue: WaitQueue::default() })
-    }
-
-    fn changed(&self) {
-        self.changes.fetch_add(1, Ordering::SeqCst);
-        self.queue.wake(PollEvents::PRI | PollEvents::ERR);
-    }
-
-    /// How often names have been changed.
-    #[must_use]
-    pub fn changes(&self) -> u64 {
-        self.changes.load(Ordering::SeqCst)
-    }
-
-    /// Woken by changes.
-    #[must_use]
-    pub fn queue(&self) -> &WaitQueue {
-        &self.queue
+        Arc::new(Self { ino: new_inum(), user_ns, names, changes: Changes::default() })
     }
 
     #[must_use]
@@ -80,7 +54,7 @@ impl UtsNamespace {
             return Err(Errno::EINVAL);
         }
         self.names.lock().host = name;
-        self.changed();
+        self.changes.note();
         Ok(())
     }
 
@@ -91,7 +65,7 @@ impl UtsNamespace {
             return Err(Errno::EINVAL);
         }
         self.names.lock().domain = name;
-        self.changed();
+        self.changes.note();
         Ok(())
     }
 }
