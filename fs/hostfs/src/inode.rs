@@ -1,7 +1,7 @@
 //! Files and directories.
 
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};
@@ -13,71 +13,18 @@ use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Resolve
 use sync::Mutex;
 use usermem::HostFile;
 use vfs::{
-    Acl, Attr, Caching, Dentry, DirEntry, Endpoint, FileOps, Inode, NewNode, Rename, SetAttr, SuperBlock, SuperOps, Writers,
-    new_dev,
+    Acl, Attr, Caching, Dentry, DirEntry, Endpoint, FileOps, Inode, NewNode, Rename, SetAttr, SuperBlock, Writers, new_dev,
 };
 
 use crate::regular::HostRegular;
+use crate::root::{Ops, Root, kind_name};
 
 /// Nanoseconds for which attributes that were looked at are taken for what they are: one system call looks at a file several times.
 const FRESH: u64 = 10_000;
 
-pub(crate) struct Root {
-    fd: OwnedFd,
-    dev: u64,
-    /// The host's device, whose inode numbers are shown as they are.
-    host_dev: u64,
-    writable: bool,
-    /// Nobody else changes it: what has been looked up is remembered.
-    exclusive: bool,
-    /// Its filesystem has no access lists.
-    pub(crate) no_lists: AtomicBool,
-    /// What is in use, by the host's device and number: one inode for all names of a file.
-    inodes: Mutex<HashMap<(u64, u64), Weak<HostInode>>>,
-}
-
-impl Root {
-    /// Whether attributes stay what they are.
-    pub(crate) fn is_constant(&self) -> bool {
-        self.exclusive && !self.writable
-    }
-
-    /// Inode numbers of several host filesystems meet here.
-    fn ino(&self, dev: u64, ino: u64) -> u64 {
-        if dev == self.host_dev { ino } else { ino ^ (dev << 40) }
-    }
-
-    /// The inode of what has been found at a place. `new`: it has just been made, so that an inode with its number is of another that is gone.
-    fn inode(self: &Arc<Self>, stat: &Stat, place: Option<Place>, new: bool) -> Arc<HostInode> {
-        let id = (stat.st_dev, stat.st_ino);
-        let there = if new { None } else { self.inodes.lock().get(&id).and_then(Weak::upgrade) };
-        if let Some(there) = there.filter(|there| there.kind == stat.st_mode & c::S_IFMT) {
-            place.into_iter().for_each(|place| there.found_at(place));
-            return there;
-        }
-        let made = Arc::new_cyclic(|me| HostInode::new(self.clone(), me.clone(), stat, place));
-        let before = self.inodes.lock().insert(id, Arc::downgrade(&made));
-        drop(before);
-        made
-    }
-}
-
-struct Ops(Arc<Root>);
-
-impl SuperOps for Ops {
-    fn sync(&self) -> SysResult<()> {
-        if self.0.writable {
-            // By a descriptor that is more than a place.
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-            rustix::fs::syncfs(open_at(self.0.fd.as_fd(), b".", flags, Mode::empty())?)?;
-        }
-        Ok(())
-    }
-}
-
 /// Where a file is: its directory and its name there.
 #[derive(Clone)]
-struct Place {
+pub(crate) struct Place {
     parent: Arc<HostInode>,
     name: Box<[u8]>,
 }
@@ -93,7 +40,7 @@ pub struct HostInode {
     pub(crate) root: Arc<Root>,
     me: Weak<HostInode>,
     /// `S_IFMT` bits.
-    kind: u32,
+    pub(crate) kind: u32,
     /// Device and number on the host, where others may put another file at a name.
     id: (u64, u64),
     /// Names that it has been found by, the last one last; none for the root itself.
@@ -169,21 +116,6 @@ impl AsFd for Handle {
     }
 }
 
-/// What the host calls its filesystem, if it is a common one.
-fn kind_name(magic: i64) -> &'static str {
-    match magic {
-        0xef53 => "ext4",
-        0x5846_5342 => "xfs",
-        0x9123_683e => "btrfs",
-        0x794c_7630 => "overlay",
-        0x0102_1994 => "tmpfs",
-        0x2fc1_2fc1 => "zfs",
-        0x6969 => "nfs",
-        0x6573_5546 => "fuse",
-        _ => "hostfs",
-    }
-}
-
 fn now() -> u64 {
     sync::monotonic_ns()
 }
@@ -230,7 +162,7 @@ impl HostInode {
         Dentry::root(SuperBlock::new(kind, dev, Box::new(Ops(self.root.clone()))), self)
     }
 
-    fn new(root: Arc<Root>, me: Weak<Self>, stat: &Stat, place: Option<Place>) -> Self {
+    pub(crate) fn new(root: Arc<Root>, me: Weak<Self>, stat: &Stat, place: Option<Place>) -> Self {
         let attr = attr_of(stat, &root);
         Self {
             root,
@@ -294,7 +226,7 @@ impl HostInode {
     }
 
     /// It has this name. A directory that is open needs none, and must not be held by what is below it.
-    fn found_at(&self, place: Place) {
+    pub(crate) fn found_at(&self, place: Place) {
         let mut places = self.places.lock();
         if self.kind == c::S_IFDIR {
             if self.dir.get().is_none() && !places.is_empty() {
@@ -471,7 +403,7 @@ impl Drop for HostInode {
 }
 
 /// Opens one component below a directory.
-fn open_at(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags, mode: Mode) -> SysResult<OwnedFd> {
+pub(crate) fn open_at(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags, mode: Mode) -> SysResult<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     Ok(rustix::fs::openat2(dir, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, mode, resolve)?)
 }

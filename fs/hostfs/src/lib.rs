@@ -6,6 +6,7 @@
 
 mod inode;
 mod regular;
+mod root;
 mod stdio;
 mod watch;
 mod xattr;
