@@ -110,6 +110,8 @@ pub struct GuestContext {
     rseq: Option<Op>,
     sites: Box<Sites>,
     spin: Spin,
+    /// The CPU that this thread was on when the session began.
+    home: Option<usize>,
     /// What the stub was told last.
     rounds: (u32, u32),
 }
@@ -157,6 +159,7 @@ impl GuestContext {
             rseq: None,
             sites: Box::default(),
             spin: Spin::default(),
+            home: None,
             rounds: (0, 0),
         };
         let mut initial = UserRegs::default();
@@ -211,8 +214,10 @@ impl GuestContext {
         }
         let old = self.ctx().state.swap(STATE_GUEST, Ordering::SeqCst);
         if old == STATE_RING && self.ring.is_none() {
-            // It sleeps: this took too long for a session, unless that has only just begun.
-            if self.spin.settled() {
+            // It sleeps: this took too long for most sessions.
+            if self.spin.survives_ring() {
+                self.keep_apart();
+            } else {
                 self.end_session();
             }
             self.ring = self.receive().map(|notification| notification.id);
@@ -255,10 +260,20 @@ impl GuestContext {
 
     /// From now on sentry and stub are on two CPUs and spin.
     fn begin_session(&mut self) {
+        self.home = host::cpu();
         // Left to itself the scheduler wakes the stub here, where we spin.
-        host::move_away(self.bell.tid);
+        host::move_away(self.bell.tid, self.home);
         host::notif_sync_wake_up(&self.listener, false);
         self.tell_rounds();
+    }
+
+    /// The session goes on though both may have slept: wherever the host lets this thread run now, the stub is kept away from there.
+    fn keep_apart(&mut self) {
+        let here = host::cpu();
+        if here != self.home {
+            self.home = here;
+            host::move_away(self.bell.tid, here);
+        }
     }
 
     /// From now on they share a CPU and sleep.
@@ -273,15 +288,16 @@ impl GuestContext {
 
     /// Spins for the next request; false when it is time to sleep.
     fn request_comes(&mut self) -> bool {
-        let state = &self.ctx().state;
+        let state = &self.space.process.slots.ctx(self.slot).state;
+        // Only a request, or its ring, makes it odd.
+        let there = || state.load(Ordering::Acquire) & 1 != 0;
         for _ in 0..self.spin.looks() {
-            // Only a request, or its ring, makes it odd.
-            if state.load(Ordering::Acquire) & 1 != 0 {
+            if there() {
                 return !self.spin.crowded();
             }
             std::hint::spin_loop();
         }
-        false
+        self.spin.wait_on(there)
     }
 
     /// Waits for what the stub thread does next.

@@ -207,13 +207,19 @@ pub fn cpus() -> usize {
     usize::try_from(unsafe { libc::CPU_COUNT(allowed_cpus()) }).unwrap_or(1)
 }
 
-/// Keeps a thread off the CPU that the caller is on.
-pub fn move_away(tid: i32) {
+/// The CPU that the caller is on.
+pub fn cpu() -> Option<usize> {
+    // SAFETY: reads a number.
+    usize::try_from(unsafe { libc::sched_getcpu() }).ok()
+}
+
+/// Keeps a thread off a CPU.
+pub fn move_away(tid: i32, cpu: Option<usize>) {
     let mut set = *allowed_cpus();
-    // SAFETY: reads a number, changes a local, and passes it.
+    // SAFETY: changes a local, and passes it.
     unsafe {
-        if let Ok(here) = usize::try_from(libc::sched_getcpu()) {
-            libc::CPU_CLR(here, &mut set);
+        if let Some(cpu) = cpu {
+            libc::CPU_CLR(cpu, &mut set);
         }
         libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), &raw const set);
     }
