@@ -83,6 +83,8 @@ pub struct PipeEnd {
     packets: AtomicBool,
     /// How often it had been opened before, for reading and for writing.
     before: (u64, u64),
+    /// Somebody had the other end when it was opened, who may be gone by now.
+    met: bool,
 }
 
 impl Pipe {
@@ -100,10 +102,11 @@ impl PipeEnd {
         state.readers += usize::from(read);
         state.writers += usize::from(write);
         let before = state.opened;
+        let met = if write { state.readers > 0 } else { state.writers > 0 };
         state.opened = (before.0 + u64::from(read), before.1 + u64::from(write));
         drop(state);
         pipe.queue.wake(PollEvents::READABLE | PollEvents::WRITABLE);
-        Arc::new(Self { pipe: pipe.clone(), read, write, packets: AtomicBool::new(false), before })
+        Arc::new(Self { pipe: pipe.clone(), read, write, packets: AtomicBool::new(false), before, met })
     }
 
     /// Whether each write from now on is a packet (`O_DIRECT`).
@@ -141,15 +144,12 @@ impl PipeEnd {
         Ok(size)
     }
 
-    /// Whether somebody has, or has had since, the other end of this one: what open(2) of a fifo waits for (fifo(7)).
+    /// Whether somebody has had the other end since this one was opened: what open(2) of a fifo waits for (fifo(7)).
     #[must_use]
     pub fn has_met(&self) -> bool {
-        let state = self.pipe.state.lock();
-        match (self.read, self.write) {
-            (true, false) => state.writers > 0 || state.opened.1 != self.before.1,
-            (false, true) => state.readers > 0 || state.opened.0 != self.before.0,
-            _ => true,
-        }
+        let opened = self.pipe.state.lock().opened;
+        let since = if self.write { opened.0 != self.before.0 } else { opened.1 != self.before.1 };
+        self.met || since
     }
 
     /// A new pipe: reading end and writing end.
@@ -362,5 +362,13 @@ mod tests {
         drop(PipeEnd::open(&pipe, false, true));
         assert!(reader.has_met());
         assert!(PipeEnd::open(&pipe, false, true).has_met() && PipeEnd::open(&pipe, true, true).has_met());
+        drop(reader);
+        // Who waits goes on as soon as the other one is there, and may be gone before that one looks.
+        let writer = PipeEnd::open(&pipe, false, true);
+        assert!(!writer.has_met());
+        let reader = PipeEnd::open(&pipe, true, false);
+        assert!(writer.has_met());
+        drop(writer);
+        assert!(reader.has_met());
     }
 }

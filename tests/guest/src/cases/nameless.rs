@@ -89,6 +89,17 @@ fn fifo() {
     let fd = ok!(SYS_open, name.as_c_str(), O_RDONLY | O_NONBLOCK) as i32;
     assert_eq!(ok!(SYS_read, fd, &mut buf, 16), 0);
     ok!(SYS_close, fd);
+    // Whoever of them waits for the other, and however soon they go.
+    for _ in 0..100 {
+        let pid = spawn(|| {
+            let fd = ok!(SYS_open, name.as_c_str(), O_WRONLY) as i32;
+            ok!(SYS_close, fd);
+            0
+        });
+        let fd = ok!(SYS_open, name.as_c_str(), O_RDONLY) as i32;
+        ok!(SYS_close, fd);
+        assert_eq!(reap(pid), 0);
+    }
     ok!(SYS_unlink, name.as_c_str());
 }
 
