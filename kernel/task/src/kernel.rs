@@ -14,7 +14,8 @@ use timer::Timers;
 use vfs::{Caller, FdTable, File, FileSystems, FsContext, MountNamespace, WalkFlags};
 
 use crate::bootlog;
-use crate::cgroup::Cgroups;
+use crate::bpf::Programs;
+use crate::cgroup::{self, Cgroups};
 use crate::credentials::exec_file;
 use crate::current::Current;
 use crate::exec::identity;
@@ -141,6 +142,7 @@ pub struct Kernel {
     pub trace: Trace,
     pub quota: Quota,
     pub cgroups: Cgroups,
+    pub programs: Arc<Programs>,
     /// Processes killed because memory was up.
     pub oom_kills: AtomicU64,
     /// Settings of /proc/sys as they were last written, by name: those that nothing in the kernel reads elsewhere.
@@ -162,6 +164,7 @@ impl Kernel {
     pub fn new(platform: Box<dyn Platform>, dispatch: Dispatch, net: Arc<dyn NetNamespace>) -> Arc<Self> {
         let log = klog::Log::default();
         bootlog::write(RELEASE, &log);
+        vfs::devices::guard_by(cgroup::may_use_device);
         let user_ns = net.user_ns().clone();
         let ns = Namespaces {
             uts: UtsNamespace::initial(user_ns.clone()),
@@ -190,6 +193,7 @@ impl Kernel {
             trace: Trace::default(),
             quota: Quota::default(),
             cgroups: Cgroups::default(),
+            programs: Arc::default(),
             oom_kills: AtomicU64::new(0),
             settings: Mutex::default(),
             core_pattern: Mutex::new(b"core".to_vec()),

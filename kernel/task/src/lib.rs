@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bootlog;
+mod bpf;
 mod cgroup;
 mod core;
 mod credentials;
@@ -40,7 +41,8 @@ mod usage;
 mod wait;
 mod worker;
 
-pub use cgroup::{Cgroup, CgroupFs, Cgroups};
+pub use bpf::{BpfProgram, Programs, Room};
+pub use cgroup::{Attached, Cgroup, CgroupFs, Cgroups};
 pub use core::MAX_CORE_PATTERN;
 pub use credentials::Access;
 pub use current::{Current, Resumption};

@@ -159,13 +159,17 @@ impl Caller {
     /// access(2), with the rights of the caller as it is given here.
     ///
     /// # Errors
-    /// `EACCES`, `EROFS`.
+    /// `EACCES`, `EROFS`; `EPERM` for devices that a control group denies.
     pub fn access(&self, at: &Path, access: Access) -> SysResult<()> {
         let kind = at.dentry.kind();
         if access.contains(Access::EXEC) && kind == c::S_IFREG && at.mount.has(c::MS_NOEXEC) {
             return Err(Errno::EACCES);
         }
-        at.inode().permission(&self.who, access)?;
+        // Whether it is there, everybody may know who has come so far.
+        if !access.is_empty() {
+            at.inode().permission(&self.who, access)?;
+        }
+        crate::devices::may_access(kind, &**at.inode(), access)?;
         // What isn't kept on the filesystem can be written to wherever it is.
         let special = matches!(kind, c::S_IFIFO | c::S_IFSOCK | c::S_IFCHR | c::S_IFBLK);
         if access.contains(Access::WRITE) && !special { at.mount.check_writable() } else { Ok(()) }

@@ -11,6 +11,7 @@ mod cache;
 mod caller;
 mod change;
 mod dentry;
+pub mod devices;
 mod fdtable;
 mod file;
 mod inode;

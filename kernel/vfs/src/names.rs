@@ -13,6 +13,7 @@ use sync::MutexGuard;
 use crate::acl;
 use crate::caller::Caller;
 use crate::dentry::{Dentry, NAME_MAX};
+use crate::devices;
 use crate::inode::NewNode;
 use crate::landlock;
 use crate::mount::mounted_on;
@@ -91,6 +92,7 @@ impl Caller {
             if !self.who.has_capability(Capability::MKNOD) {
                 return Err(Errno::EPERM);
             }
+            devices::may_make(kind, rdev)?;
         }
         Ok(at.parent.with(create_locked(self, dir, &at.name, mode, rdev, target)?))
     }

@@ -7,6 +7,7 @@ use abi::{Errno, SysResult, c};
 
 use crate::caller::Caller;
 use crate::dentry::Dentry;
+use crate::devices;
 use crate::file::{File, FileOps};
 use crate::inode::Inode;
 use crate::landlock;
@@ -286,6 +287,7 @@ impl Caller {
             return Err(Errno::EROFS);
         }
         inode.permission(&self.who, access)?;
+        devices::may_access(at.dentry.kind(), &**inode, access)?;
         if how.has(c::O_NOATIME) && !owns(&self.who, &inode.attr()?) {
             return Err(Errno::EPERM);
         }

@@ -8,6 +8,7 @@ mod aio;
 mod alloc;
 mod args;
 mod attr;
+mod bpf;
 mod credentials;
 mod epoll;
 mod fcntl;
@@ -87,6 +88,7 @@ const AREAS: &[&[Entry]] = &[
     aio::ENTRIES,
     alloc::ENTRIES,
     attr::ENTRIES,
+    bpf::ENTRIES,
     credentials::ENTRIES,
     epoll::ENTRIES,
     fcntl::ENTRIES,

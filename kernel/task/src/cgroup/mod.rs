@@ -4,6 +4,7 @@
 //! and end them. How many processes live in a group is counted there and in those above, so that who waits for its end hears of it.
 
 mod control;
+mod devices;
 mod fs;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ use vfs::{Access, Attr, new_ino};
 use crate::group::Group;
 use crate::kernel::Kernel;
 
+pub use devices::Attached;
+pub(crate) use devices::may_use_device;
 pub use fs::CgroupFs;
 
 /// Groups within each other, and all together, at most.
@@ -54,6 +57,8 @@ pub struct Cgroup {
     changes: Changes,
     /// Owners that have been set; by the name of a file, empty for the directory.
     owners: Mutex<BTreeMap<&'static str, Owner>>,
+    /// Programs that decide who in it may use devices.
+    devices: Mutex<Attached>,
 }
 
 /// All groups of a sandbox.
@@ -61,11 +66,13 @@ pub struct Cgroups {
     pub root: Arc<Cgroup>,
     /// Held while a group is made or removed, and while a process comes, goes or moves (`Group::counted`). How many groups there are.
     turn: Mutex<usize>,
+    /// Programs for devices that are attached to groups.
+    guards: AtomicUsize,
 }
 
 impl Default for Cgroups {
     fn default() -> Self {
-        Self { root: Cgroup::new(b"", None), turn: Mutex::new(1) }
+        Self { root: Cgroup::new(b"", None), turn: Mutex::new(1), guards: AtomicUsize::new(0) }
     }
 }
 
@@ -88,6 +95,7 @@ impl Cgroup {
             used: Default::default(),
             changes: Changes::default(),
             owners: Mutex::default(),
+            devices: Mutex::default(),
         })
     }
 
@@ -334,6 +342,7 @@ impl Kernel {
         children.remove(name);
         *count -= 1;
         drop(children);
+        self.detach_all(&child);
         child.changed();
         Ok(())
     }

@@ -17,7 +17,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Runs a case in a group of its own, in a mount namespace with the tree of groups.
-fn in_group(run: fn(&Path)) {
+pub fn in_group(run: fn(&Path)) {
     let place = std::env::temp_dir().join(format!("cgroup-case-{}", ok!(SYS_getpid)));
     fs::create_dir(&place).unwrap();
     let at = place.clone();

@@ -3,6 +3,7 @@
 use crate::Case;
 
 mod aio;
+mod bpf;
 mod cgroup;
 mod creds;
 mod epoll;
@@ -46,6 +47,7 @@ mod tty;
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Case> {
     [
+        bpf::CASES,
         cgroup::CASES,
         creds::CASES,
         aio::CASES,
