@@ -57,9 +57,7 @@ impl FileOps for EventFd {
         }
         let start = buf.done();
         let mut bytes = [0; 8];
-        if buf.copy_in(&mut bytes)? < 8 {
-            return Err(Errno::EFAULT);
-        }
+        buf.fill(&mut bytes)?;
         let add = u64::from_le_bytes(bytes);
         if add == u64::MAX {
             buf.rewind(start);

@@ -362,6 +362,19 @@ impl<'a> IoBuf<'a> {
         Ok(done)
     }
 
+    /// Fills `dst`, or takes nothing.
+    ///
+    /// # Errors
+    /// `EFAULT` unless all of it is there.
+    pub fn fill(&mut self, dst: &mut [u8]) -> SysResult<()> {
+        let start = self.at;
+        if !dst.is_empty() && self.copy_in(dst)? < dst.len() {
+            self.rewind(start);
+            return Err(Errno::EFAULT);
+        }
+        Ok(())
+    }
+
     /// Copies between a window on a file and the buffer, as much as both hold: out of the window with [`Access::Write`], into it with
     /// [`Access::Read`] of the buffer. Less when a page of the file is missing.
     ///

@@ -115,6 +115,17 @@ pub fn to_name(domain: i32, addr: SocketAddr) -> Name {
     bytes
 }
 
+/// Where a destination leads: nowhere in particular is this host.
+#[must_use]
+pub fn meant(mut to: SocketAddr) -> SocketAddr {
+    match to.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => to.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => to.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    to
+}
+
 /// No address and no port.
 #[must_use]
 pub fn unspecified(domain: i32) -> SocketAddr {

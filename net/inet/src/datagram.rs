@@ -3,13 +3,17 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
+use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
-use socket::{Control, Flag, Memory, Received, Request, timestamp};
+use socket::{Control, Flag, Memory, Name, Outgoing, Received, Request, Shutdown, timestamp};
 use sync::Mutex;
-use usermem::IoBuf;
+use usermem::{IoBuf, UserMemoryExt};
+use vfs::IoctlArg;
 
-use crate::address::{to_name, to_v6};
+use crate::address::{meant, parse_destination, to_name, to_v6, unspecified};
 use crate::ip::Ip;
+use crate::links::unspecified_like;
+use crate::stack::Listing;
 
 /// What a datagram costs beside its bytes (Linux counts its `struct sk_buff` too).
 const OVERHEAD: usize = 512;
@@ -37,6 +41,66 @@ struct Waiting {
     /// Datagrams lost before it.
     dropped: u32,
     _memory: Memory,
+}
+
+/// Both ends of a socket.
+pub struct Ends {
+    pub local: SocketAddr,
+    pub remote: Option<SocketAddr>,
+    pub shut: Shutdown,
+}
+
+impl Ends {
+    #[must_use]
+    pub fn new(domain: i32) -> Self {
+        Self { local: unspecified(domain), remote: None, shut: Shutdown::default() }
+    }
+
+    /// Where a message goes.
+    ///
+    /// # Errors
+    /// `EDESTADDRREQ`; what is wrong with its address.
+    pub fn destination(&self, domain: i32, message: &Outgoing<'_>) -> SysResult<SocketAddr> {
+        match message.to {
+            Some(to) => Ok(meant(parse_destination(domain, to)?)),
+            None => self.remote.ok_or(Errno::EDESTADDRREQ),
+        }
+    }
+
+    /// shutdown(2)
+    ///
+    /// # Errors
+    /// `ENOTCONN`, though it is done.
+    pub fn shutdown(&mut self, how: Shutdown) -> SysResult<()> {
+        self.shut.read |= how.read;
+        self.shut.write |= how.write;
+        if self.remote.is_some() { Ok(()) } else { Err(Errno::ENOTCONN) }
+    }
+
+    /// getpeername(2)
+    ///
+    /// # Errors
+    /// `ENOTCONN`, also of a peer without a port.
+    pub fn peer_name(&self, domain: i32) -> SysResult<Name> {
+        self.remote.filter(|remote| remote.port() != 0).map(|remote| to_name(domain, remote)).ok_or(Errno::ENOTCONN)
+    }
+
+    /// How it is listed, called `local`.
+    pub fn listing(&self, ip: &Ip, inbox: &Inbox, local: SocketAddr) -> Listing {
+        let (receive_queue, _, drops) = inbox.sizes();
+        Listing {
+            local,
+            remote: self.remote.unwrap_or_else(|| (unspecified_like(local.ip()), 0).into()),
+            // `TCP_ESTABLISHED`, `TCP_CLOSE`
+            state: if self.remote.is_some() { 1 } else { 7 },
+            receive_queue,
+            send_queue: 0,
+            drops,
+            uid: ip.owner.0,
+            ino: ip.common.ino,
+            v6_only: ip.v6_only(),
+        }
+    }
 }
 
 /// An error about a datagram that was sent (`struct sock_extended_err`).
@@ -91,12 +155,6 @@ impl Inbox {
         }
     }
 
-    /// Whether there is something to read, and whether there are errors.
-    pub fn status(&self) -> (bool, bool) {
-        let state = self.0.lock();
-        (!state.waiting.is_empty(), !state.errors.is_empty())
-    }
-
     /// Bytes that wait, of the first datagram, and datagrams lost.
     pub fn sizes(&self) -> (usize, usize, u64) {
         let state = self.0.lock();
@@ -110,6 +168,70 @@ impl Inbox {
         state.errors.clear();
         drop(state);
         drop(old);
+    }
+
+    /// recv(2) at a socket that is `shut`.
+    ///
+    /// # Errors
+    /// As that; what has become of datagrams that were sent.
+    pub fn receive(
+        &self,
+        ip: &Ip,
+        shut: impl FnOnce() -> Shutdown,
+        buf: &mut IoBuf<'_>,
+        request: &Request,
+    ) -> SysResult<Received> {
+        if request.flags & c::MSG_OOB != 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if request.flags & c::MSG_ERRQUEUE != 0 {
+            return self.pop_error(ip, buf);
+        }
+        if let Some(error) = ip.common.take_error() {
+            return Err(error);
+        }
+        match self.pop(ip, buf, request) {
+            Err(Errno::EAGAIN) if request.flags & c::MSG_DONTWAIT == 0 && shut().read => Ok(Received::default()),
+            result => result,
+        }
+    }
+
+    /// What is ready at a socket that is `shut`.
+    pub fn poll(&self, ip: &Ip, shut: Shutdown) -> PollEvents {
+        let state = self.0.lock();
+        let (readable, errors) = (!state.waiting.is_empty(), !state.errors.is_empty());
+        drop(state);
+        let mut events = PollEvents::WRITABLE | PollEvents::WRBAND;
+        if ip.common.has_error() || errors {
+            events |= PollEvents::ERR;
+            if ip.common.is(Flag::SelectErrorQueue) {
+                events |= PollEvents::PRI;
+            }
+        }
+        if shut.read {
+            events |= PollEvents::RDHUP;
+        }
+        if shut.read || readable {
+            events |= PollEvents::READABLE;
+        }
+        if shut.read && shut.write {
+            events |= PollEvents::HUP;
+        }
+        events
+    }
+
+    /// `FIONREAD` (`SIOCINQ`): bytes of the first datagram; `TIOCOUTQ`: nothing waits to be sent.
+    ///
+    /// # Errors
+    /// `ENOTTY`, `EFAULT`.
+    pub fn ioctl(&self, arg: &IoctlArg<'_>) -> SysResult<u64> {
+        let bytes = match u64::from(arg.cmd) {
+            c::FIONREAD => self.sizes().1,
+            c::TIOCOUTQ => 0,
+            _ => return Err(Errno::ENOTTY),
+        };
+        arg.memory.write(arg.arg, &i32::try_from(bytes).unwrap_or(i32::MAX).to_le_bytes())?;
+        Ok(0)
     }
 
     /// Hands out the first datagram that `accepts`; those that it doesn't accept are lost (connect(2) has narrowed what is received).

@@ -7,20 +7,18 @@ use std::sync::{Arc, Weak};
 use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
 use auth::Kuid;
-use socket::{Caller, Common, Flag, Name, OptionValue, Outgoing, Received, Request, Shutdown, Socket};
+use socket::{Caller, Common, Name, OptionValue, Outgoing, Received, Request, Shutdown, Socket};
 use sync::Mutex;
-use usermem::{IoBuf, UserMemoryExt};
-use vfs::IoctlArg;
+use usermem::IoBuf;
 
-use crate::address::{family, parse, parse_destination, to_name, unspecified};
-use crate::datagram::{Datagram, Inbox};
+use crate::address::{family, meant, parse, to_name};
+use crate::datagram::{Datagram, Ends, Inbox};
 use crate::ip::Ip;
 use crate::ip_control::SendControl;
 use crate::links::Path;
 use crate::ports::{Bound, Place};
 use crate::raw::Raw;
 use crate::stack::{Count, Listed, Listing, Stack};
-use crate::udp::local_host;
 use crate::wire::{self, IpInfo};
 
 /// Types of echo requests and replies.
@@ -50,17 +48,11 @@ pub fn input(stack: &Stack, info: &IpInfo, message: &[u8], link: u32) {
     }
 }
 
-struct State {
-    /// The port is the identifier.
-    local: SocketAddr,
-    remote: Option<SocketAddr>,
-    shut: Shutdown,
-}
-
 /// A socket for echo requests.
 pub struct Ping {
     ip: Ip,
-    state: Mutex<State>,
+    /// The local port is the identifier.
+    state: Mutex<Ends>,
     inbox: Inbox,
     itself: Weak<Self>,
 }
@@ -71,9 +63,12 @@ impl Ping {
     pub fn new(stack: &Arc<Stack>, owner: Kuid, domain: i32) -> Arc<Self> {
         let protocol = if domain == c::AF_INET6 { c::IPPROTO_ICMPV6 } else { c::IPPROTO_ICMP };
         let ip = Ip::new(stack, owner, domain, c::SOCK_DGRAM, protocol);
-        let state = State { local: unspecified(domain), remote: None, shut: Shutdown::default() };
-        let socket =
-            Arc::new_cyclic(|itself| Self { ip, state: Mutex::new(state), inbox: Inbox::default(), itself: itself.clone() });
+        let socket = Arc::new_cyclic(|itself| Self {
+            ip,
+            state: Mutex::new(Ends::new(domain)),
+            inbox: Inbox::default(),
+            itself: itself.clone(),
+        });
         let listed: Weak<dyn Listed> = Arc::downgrade(&socket) as Weak<dyn Listed>;
         stack.enter(socket.ip.common.ino, listed);
         socket
@@ -84,7 +79,7 @@ impl Ping {
         if ip.is_v6() { v6 } else { v4 }
     }
 
-    fn take_ident(&self, state: &mut State, addr: SocketAddr) -> SysResult<()> {
+    fn take_ident(&self, state: &mut Ends, addr: SocketAddr) -> SysResult<()> {
         let owner: Arc<dyn Bound> = self.itself.upgrade().ok_or(Errno::EINVAL)?;
         let place = Place { addr: addr.ip(), v6_only: true };
         let ident = Self::idents(&self.ip, &self.ip.stack).bind(&owner, place, addr.port(), false)?;
@@ -130,22 +125,8 @@ impl Listed for Ping {
     }
 
     fn listing(&self) -> Option<Listing> {
-        let state = self.state.lock();
-        let (receive_queue, _, drops) = self.inbox.sizes();
-        let remote = state.remote.unwrap_or_else(|| unspecified(self.ip.common.domain));
-        let (uid, ino) = (self.ip.owner.0, self.ip.common.ino);
-        let status = if state.remote.is_some() { 1 } else { 7 };
-        (state.local.port() != 0).then_some(Listing {
-            local: state.local,
-            remote,
-            state: status,
-            receive_queue,
-            send_queue: 0,
-            drops,
-            uid,
-            ino,
-            v6_only: true,
-        })
+        let ends = self.state.lock();
+        (ends.local.port() != 0).then(|| ends.listing(&self.ip, &self.inbox, ends.local))
     }
 }
 
@@ -177,14 +158,8 @@ impl Socket for Ping {
             state.remote = None;
             return Ok(());
         }
-        let mut to = parse(self.ip.common.domain, address)?;
-        if to.ip().is_unspecified() {
-            to.set_ip(local_host(&to));
-        }
-        let found = self.ip.stack.links.read().route(to.ip(), self.ip.link_towards(&to))?;
-        if found.path == Path::Broadcast && !self.ip.common.is(Flag::Broadcast) {
-            return Err(Errno::EACCES);
-        }
+        let to = meant(parse(self.ip.common.domain, address)?);
+        self.ip.route(&to, 0)?;
         if state.local.port() == 0 {
             let any = state.local;
             self.take_ident(&mut state, any)?;
@@ -198,8 +173,7 @@ impl Socket for Ping {
     }
 
     fn peer_name(&self) -> SysResult<Name> {
-        let remote = self.state.lock().remote;
-        remote.filter(|remote| remote.port() != 0).map(|remote| to_name(self.ip.common.domain, remote)).ok_or(Errno::ENOTCONN)
+        self.state.lock().peer_name(self.ip.common.domain)
     }
 
     fn send(&self, buf: &mut IoBuf<'_>, message: &mut Outgoing<'_>) -> SysResult<usize> {
@@ -215,31 +189,17 @@ impl Socket for Ping {
         }
         let v6 = usize::from(self.ip.is_v6());
         let mut data = vec![0; len];
-        let start = buf.done();
-        if buf.copy_in(&mut data)? < len {
-            buf.rewind(start);
-            return Err(Errno::EFAULT);
-        }
+        buf.fill(&mut data)?;
         if data.first() != ECHO.get(v6) || data.get(1) != Some(&0) {
             return Err(Errno::EINVAL);
         }
         let control = SendControl::parse(&self.ip, message.control)?;
         let mut state = self.state.lock();
-        let mut to = match message.to {
-            Some(to) => parse_destination(self.ip.common.domain, to)?,
-            None => state.remote.ok_or(Errno::EDESTADDRREQ)?,
-        };
+        let to = state.destination(self.ip.common.domain, message)?;
         if self.ip.is_v6() == to.is_ipv4() {
             return Err(Errno::EINVAL);
         }
-        if to.ip().is_unspecified() {
-            to.set_ip(local_host(&to));
-        }
-        let link = if control.link != 0 { control.link } else { self.ip.link_towards(&to) };
-        let found = self.ip.stack.links.read().route(to.ip(), link)?;
-        if found.path == Path::Broadcast && !self.ip.common.is(Flag::Broadcast) {
-            return Err(Errno::EACCES);
-        }
+        let found = self.ip.route(&to, control.link)?;
         if let Some(error) = self.ip.common.take_error() {
             return Err(error);
         }
@@ -273,29 +233,13 @@ impl Socket for Ping {
     }
 
     fn receive(&self, buf: &mut IoBuf<'_>, request: &Request) -> SysResult<Received> {
-        if request.flags & c::MSG_OOB != 0 {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        if request.flags & c::MSG_ERRQUEUE != 0 {
-            return self.inbox.pop_error(&self.ip, buf);
-        }
-        if let Some(error) = self.ip.common.take_error() {
-            return Err(error);
-        }
-        match self.inbox.pop(&self.ip, buf, request) {
-            Err(Errno::EAGAIN) if self.state.lock().shut.read && request.flags & c::MSG_DONTWAIT == 0 => Ok(Received::default()),
-            result => result,
-        }
+        self.inbox.receive(&self.ip, || self.state.lock().shut, buf, request)
     }
 
     fn shutdown(&self, how: Shutdown) -> SysResult<()> {
-        let mut state = self.state.lock();
-        state.shut.read |= how.read;
-        state.shut.write |= how.write;
-        let connected = state.remote.is_some();
-        drop(state);
+        let result = self.state.lock().shutdown(how);
         self.ip.common.queue.wake(PollEvents::all());
-        if connected { Ok(()) } else { Err(Errno::ENOTCONN) }
+        result
     }
 
     fn option(&self, level: i32, name: i32, room: usize) -> SysResult<OptionValue> {
@@ -309,18 +253,7 @@ impl Socket for Ping {
     }
 
     fn poll(&self) -> PollEvents {
-        let shut = self.state.lock().shut;
-        let (readable, errors) = self.inbox.status();
-        crate::poll_datagrams(&self.ip, shut, readable, errors)
-    }
-
-    fn ioctl(&self, _: Option<&dyn Caller>, arg: &IoctlArg<'_>) -> SysResult<u64> {
-        if u64::from(arg.cmd) != c::FIONREAD {
-            return Err(Errno::ENOTTY);
-        }
-        let bytes = self.inbox.sizes().1;
-        arg.memory.write(arg.arg, &i32::try_from(bytes).unwrap_or(i32::MAX).to_le_bytes())?;
-        Ok(0)
+        self.inbox.poll(&self.ip, self.state.lock().shut)
     }
 
     fn close(&self) {

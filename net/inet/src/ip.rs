@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use abi::{Errno, SysResult, c};
 use auth::{Capability, Kuid};
-use socket::{Caller, Common, OptionValue, word, word_of};
+use socket::{Caller, Common, Flag, OptionValue, word, word_of};
 use sync::Mutex;
 
 use crate::address::meaning;
-use crate::links::Path;
+use crate::links::{Found, Path};
 use crate::stack::Stack;
 
 /// Hops that packets may take (`net.ipv4.ip_default_ttl`).
@@ -601,6 +601,19 @@ impl Ip {
             (false, true) => options.unicast_link,
             (false, false) => options.unicast_link6,
         }
+    }
+
+    /// How packets get to an address, by an interface if `link` isn't 0.
+    ///
+    /// # Errors
+    /// `ENETUNREACH`; `EACCES` for a broadcast without `SO_BROADCAST`.
+    pub fn route(&self, to: &SocketAddr, link: u32) -> SysResult<Found> {
+        let link = if link != 0 { link } else { self.link_towards(to) };
+        let found = self.stack.links.read().route(to.ip(), link)?;
+        if found.path == Path::Broadcast && !self.common.is(Flag::Broadcast) {
+            return Err(Errno::EACCES);
+        }
+        Ok(found)
     }
 
     /// Hops and traffic class of what it sends on a path.

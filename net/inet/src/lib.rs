@@ -22,10 +22,9 @@ pub mod wire;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
 use auth::{Capability, Kuid};
-use socket::{Caller, Flag, Shutdown, Socket};
+use socket::{Caller, Socket};
 
 pub use stack::{Count, Listing, Stack};
 
@@ -67,25 +66,4 @@ fn bind_address(ip: &Ip, bytes: &[u8]) -> SysResult<SocketAddr> {
         }
         result => result,
     }
-}
-
-/// What is ready at a socket of datagrams.
-fn poll_datagrams(ip: &Ip, shut: Shutdown, readable: bool, errors: bool) -> PollEvents {
-    let mut events = PollEvents::WRITABLE | PollEvents::WRBAND;
-    if ip.common.has_error() || errors {
-        events |= PollEvents::ERR;
-        if ip.common.is(Flag::SelectErrorQueue) {
-            events |= PollEvents::PRI;
-        }
-    }
-    if shut.read {
-        events |= PollEvents::RDHUP;
-    }
-    if shut.read || readable {
-        events |= PollEvents::READABLE;
-    }
-    if shut.read && shut.write {
-        events |= PollEvents::HUP;
-    }
-    events
 }

@@ -7,19 +7,19 @@ use std::sync::{Arc, Weak};
 use abi::poll::PollEvents;
 use abi::{Errno, SysResult, c};
 use auth::Kuid;
-use socket::{Caller, Common, Flag, Name, OptionValue, Outgoing, Received, Request, Shutdown, Socket, word, word_of};
+use socket::{Caller, Common, Name, OptionValue, Outgoing, Received, Request, Shutdown, Socket, word, word_of};
 use sync::Mutex;
-use usermem::{IoBuf, UserMemoryExt};
+use usermem::IoBuf;
 use vfs::IoctlArg;
 
-use crate::address::{family, parse, parse_destination, to_name, unspecified};
-use crate::datagram::{Datagram, Inbox};
+use crate::address::{family, meant, parse, to_name};
+use crate::datagram::{Datagram, Ends, Inbox};
 use crate::icmp;
 use crate::ip::Ip;
 use crate::ip_control::SendControl;
 use crate::links::Path;
 use crate::stack::{Count, Listed, Listing, Stack};
-use crate::udp::{Udp, local_host};
+use crate::udp::Udp;
 use crate::wire::{self, IpInfo};
 
 /// `ICMP_FILTER` of level `SOL_RAW`, `ICMPV6_FILTER` of `SOL_ICMPV6`, `IPV6_CHECKSUM`.
@@ -29,9 +29,7 @@ const SOL_RAW: i32 = 255;
 const SOL_ICMPV6: i32 = 58;
 
 struct State {
-    local: SocketAddr,
-    remote: Option<SocketAddr>,
-    shut: Shutdown,
+    ends: Ends,
     /// Types of ICMP messages that are not wanted.
     filter: [u8; 32],
     /// Where the kernel fills in a checksum (`IPV6_CHECKSUM`).
@@ -52,7 +50,7 @@ impl Raw {
     pub fn new(stack: &Arc<Stack>, owner: Kuid, domain: i32, protocol: i32) -> Arc<Self> {
         let ip = Ip::new(stack, owner, domain, c::SOCK_RAW, protocol);
         let checksum_at = (domain == c::AF_INET6 && protocol == c::IPPROTO_ICMPV6).then_some(2);
-        let state = State { local: unspecified(domain), remote: None, shut: Shutdown::default(), filter: [0; 32], checksum_at };
+        let state = State { ends: Ends::new(domain), filter: [0; 32], checksum_at };
         let socket =
             Arc::new_cyclic(|itself| Self { ip, state: Mutex::new(state), inbox: Inbox::default(), itself: itself.clone() });
         let listed: Weak<dyn Listed> = Arc::downgrade(&socket) as Weak<dyn Listed>;
@@ -99,8 +97,8 @@ impl Raw {
         let kind = usize::from(payload.first().copied().unwrap_or(0));
         let icmp = matches!(common.protocol, c::IPPROTO_ICMP | c::IPPROTO_ICMPV6);
         let filtered = icmp && state.filter.get(kind / 8).is_some_and(|byte| byte >> (kind % 8) & 1 != 0);
-        let here = state.local.ip().is_unspecified() || state.local.ip() == info.to;
-        !filtered && here && state.remote.is_none_or(|remote| remote.ip() == info.from)
+        let here = state.ends.local.ip().is_unspecified() || state.ends.local.ip() == info.to;
+        !filtered && here && state.ends.remote.is_none_or(|remote| remote.ip() == info.from)
     }
 
     /// The packet that `data` makes, and what its header says.
@@ -160,15 +158,10 @@ impl Listed for Raw {
     }
 
     fn listing(&self) -> Option<Listing> {
-        let state = self.state.lock();
-        let protocol = u16::try_from(self.ip.common.protocol).unwrap_or(0);
-        let (receive_queue, _, drops) = self.inbox.sizes();
-        let remote = state.remote.unwrap_or_else(|| unspecified(self.ip.common.domain));
-        let (uid, ino) = (self.ip.owner.0, self.ip.common.ino);
         // The protocol stands where others have a port.
-        let local = SocketAddr::new(state.local.ip(), protocol);
-        let status = if state.remote.is_some() { 1 } else { 7 };
-        Some(Listing { local, remote, state: status, receive_queue, send_queue: 0, drops, uid, ino, v6_only: true })
+        let protocol = u16::try_from(self.ip.common.protocol).unwrap_or(0);
+        let ends = &self.state.lock().ends;
+        Some(ends.listing(&self.ip, &self.inbox, SocketAddr::new(ends.local.ip(), protocol)))
     }
 }
 
@@ -186,37 +179,33 @@ impl Socket for Raw {
     fn bind(self: Arc<Self>, caller: &dyn Caller, address: &[u8]) -> SysResult<()> {
         let addr = crate::bind_address(&self.ip, address)?;
         self.ip.check_bind(caller, &SocketAddr::new(addr.ip(), 0))?;
-        self.state.lock().local = SocketAddr::new(addr.ip(), 0);
+        self.state.lock().ends.local = SocketAddr::new(addr.ip(), 0);
         Ok(())
     }
 
     fn connect(self: Arc<Self>, _: &dyn Caller, address: &[u8]) -> SysResult<()> {
         if family(address)? == c::AF_UNSPEC {
-            self.state.lock().remote = None;
+            self.state.lock().ends.remote = None;
             return Ok(());
         }
-        let mut to = parse(self.ip.common.domain, address)?;
-        if to.ip().is_unspecified() {
-            to.set_ip(local_host(&to));
-        }
-        let found = self.ip.stack.links.read().route(to.ip(), self.ip.link_towards(&to))?;
+        let to = meant(parse(self.ip.common.domain, address)?);
+        let found = self.ip.route(&to, 0)?;
         let mut state = self.state.lock();
-        if state.local.ip().is_unspecified() {
-            state.local.set_ip(found.source);
+        if state.ends.local.ip().is_unspecified() {
+            state.ends.local.set_ip(found.source);
         }
-        state.remote = Some(to);
+        state.ends.remote = Some(to);
         Ok(())
     }
 
     fn name(&self) -> SysResult<Name> {
-        let local = self.state.lock().local;
+        let local = self.state.lock().ends.local;
         let protocol = if self.ip.is_v6() { 0 } else { u16::try_from(self.ip.common.protocol).unwrap_or(0) };
         Ok(to_name(self.ip.common.domain, SocketAddr::new(local.ip(), protocol)))
     }
 
     fn peer_name(&self) -> SysResult<Name> {
-        let remote = self.state.lock().remote;
-        remote.map(|remote| to_name(self.ip.common.domain, remote)).ok_or(Errno::ENOTCONN)
+        self.state.lock().ends.peer_name(self.ip.common.domain)
     }
 
     fn send(&self, buf: &mut IoBuf<'_>, message: &mut Outgoing<'_>) -> SysResult<usize> {
@@ -228,25 +217,14 @@ impl Socket for Raw {
             return Err(Errno::EOPNOTSUPP);
         }
         let control = SendControl::parse(&self.ip, message.control)?;
-        let (mut to, own, shut) = {
-            let state = self.state.lock();
-            let to = match message.to {
-                Some(to) => parse_destination(self.ip.common.domain, to)?,
-                None => state.remote.ok_or(Errno::EDESTADDRREQ)?,
-            };
-            (to, state.local.ip(), state.shut.write)
+        let (to, own, shut) = {
+            let ends = &self.state.lock().ends;
+            (ends.destination(self.ip.common.domain, message)?, ends.local.ip(), ends.shut.write)
         };
         if self.ip.is_v6() && to.is_ipv4() {
             return Err(Errno::EINVAL);
         }
-        if to.ip().is_unspecified() {
-            to.set_ip(local_host(&to));
-        }
-        let link = if control.link != 0 { control.link } else { self.ip.link_towards(&to) };
-        let found = self.ip.stack.links.read().route(to.ip(), link)?;
-        if found.path == Path::Broadcast && !self.ip.common.is(Flag::Broadcast) {
-            return Err(Errno::EACCES);
-        }
+        let found = self.ip.route(&to, control.link)?;
         if let Some(error) = self.ip.common.take_error() {
             return Err(error);
         }
@@ -258,11 +236,7 @@ impl Socket for Raw {
             return Err(Errno::EMSGSIZE);
         }
         let mut data = vec![0; len];
-        let start = buf.done();
-        if len > 0 && buf.copy_in(&mut data)? < len {
-            buf.rewind(start);
-            return Err(Errno::EFAULT);
-        }
+        buf.fill(&mut data)?;
         let (hops, class) = self.ip.marks(to.is_ipv4(), found.path);
         let own = Some(own).filter(|own| !own.is_unspecified());
         let info = IpInfo {
@@ -281,29 +255,13 @@ impl Socket for Raw {
     }
 
     fn receive(&self, buf: &mut IoBuf<'_>, request: &Request) -> SysResult<Received> {
-        if request.flags & c::MSG_OOB != 0 {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        if request.flags & c::MSG_ERRQUEUE != 0 {
-            return self.inbox.pop_error(&self.ip, buf);
-        }
-        if let Some(error) = self.ip.common.take_error() {
-            return Err(error);
-        }
-        match self.inbox.pop(&self.ip, buf, request) {
-            Err(Errno::EAGAIN) if self.state.lock().shut.read && request.flags & c::MSG_DONTWAIT == 0 => Ok(Received::default()),
-            result => result,
-        }
+        self.inbox.receive(&self.ip, || self.state.lock().ends.shut, buf, request)
     }
 
     fn shutdown(&self, how: Shutdown) -> SysResult<()> {
-        let mut state = self.state.lock();
-        state.shut.read |= how.read;
-        state.shut.write |= how.write;
-        let connected = state.remote.is_some();
-        drop(state);
+        let result = self.state.lock().ends.shutdown(how);
         self.ip.common.queue.wake(PollEvents::all());
-        if connected { Ok(()) } else { Err(Errno::ENOTCONN) }
+        result
     }
 
     fn option(&self, level: i32, name: i32, room: usize) -> SysResult<OptionValue> {
@@ -320,7 +278,7 @@ impl Socket for Raw {
             }
             _ => {}
         }
-        let remote = state.remote.map(|remote| remote.ip());
+        let remote = state.ends.remote.map(|remote| remote.ip());
         drop(state);
         self.ip.option(level, name, room, remote)
     }
@@ -348,19 +306,11 @@ impl Socket for Raw {
     }
 
     fn poll(&self) -> PollEvents {
-        let shut = self.state.lock().shut;
-        let (readable, errors) = self.inbox.status();
-        crate::poll_datagrams(&self.ip, shut, readable, errors)
+        self.inbox.poll(&self.ip, self.state.lock().ends.shut)
     }
 
     fn ioctl(&self, _: Option<&dyn Caller>, arg: &IoctlArg<'_>) -> SysResult<u64> {
-        let bytes = match u64::from(arg.cmd) {
-            c::FIONREAD => self.inbox.sizes().1,
-            c::TIOCOUTQ => 0,
-            _ => return Err(Errno::ENOTTY),
-        };
-        arg.memory.write(arg.arg, &i32::try_from(bytes).unwrap_or(i32::MAX).to_le_bytes())?;
-        Ok(0)
+        self.inbox.ioctl(arg)
     }
 
     fn close(&self) {

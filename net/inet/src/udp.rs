@@ -1,7 +1,7 @@
 //! UDP sockets (udp(7)).
 
 use std::any::Any;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
 use abi::poll::PollEvents;
@@ -9,11 +9,11 @@ use abi::{Errno, SysResult, c};
 use auth::Kuid;
 use socket::{Caller, Common, Flag, Name, OptionValue, Outgoing, Received, Request, Shutdown, Socket, word, word_of};
 use sync::Mutex;
-use usermem::{IoBuf, UserMemoryExt};
+use usermem::IoBuf;
 use vfs::IoctlArg;
 
-use crate::address::{family, parse, parse_destination, to_name, unspecified};
-use crate::datagram::{Datagram, Inbox, SendError};
+use crate::address::{family, meant, parse, to_name, unspecified};
+use crate::datagram::{Datagram, Ends, Inbox, SendError};
 use crate::ip::Ip;
 use crate::ip_control::SendControl;
 use crate::links::{Found, Path, unspecified_like};
@@ -31,12 +31,10 @@ const UDP_NO_CHECK6_TX: i32 = 101;
 const UDP_NO_CHECK6_RX: i32 = 102;
 
 struct State {
-    local: SocketAddr,
-    remote: Option<SocketAddr>,
+    ends: Ends,
     /// Chosen by bind(2), not by the first use.
     chose_addr: bool,
     chose_port: bool,
-    shut: Shutdown,
     /// Held back by `UDP_CORK` or `MSG_MORE`, and where to.
     held: Option<(SocketAddr, Vec<u8>)>,
     cork: bool,
@@ -57,11 +55,9 @@ impl Udp {
     pub fn new(stack: &Arc<Stack>, owner: Kuid, domain: i32) -> Arc<Self> {
         let ip = Ip::new(stack, owner, domain, c::SOCK_DGRAM, c::IPPROTO_UDP);
         let state = State {
-            local: unspecified(domain),
-            remote: None,
+            ends: Ends::new(domain),
             chose_addr: false,
             chose_port: false,
-            shut: Shutdown::default(),
             held: None,
             cork: false,
             no_check: [false; 2],
@@ -84,35 +80,35 @@ impl Udp {
 
     /// Gets a port if it has none.
     fn autobind(&self, state: &mut State) -> SysResult<()> {
-        if state.local.port() == 0 {
+        if state.ends.local.port() == 0 {
             let port =
-                self.ip.stack.udp.bind(&self.bound()?, self.place(state.local.ip()), 0, false).map_err(|_| Errno::EAGAIN)?;
-            state.local.set_port(port);
+                self.ip.stack.udp.bind(&self.bound()?, self.place(state.ends.local.ip()), 0, false).map_err(|_| Errno::EAGAIN)?;
+            state.ends.local.set_port(port);
         }
         Ok(())
     }
 
     fn unbind(&self, state: &mut State) {
-        let port = state.local.port();
+        let port = state.ends.local.port();
         if port != 0 {
             let itself: Weak<dyn Bound> = self.itself.clone();
             self.ip.stack.udp.leave(&itself, port);
-            state.local.set_port(0);
+            state.ends.local.set_port(0);
         }
     }
 
     /// Takes another address for receiving, at the port that it has.
     fn move_to(&self, state: &mut State, addr: IpAddr) {
-        state.local.set_ip(addr);
-        if state.local.port() != 0 {
+        state.ends.local.set_ip(addr);
+        if state.ends.local.port() != 0 {
             let itself: Weak<dyn Bound> = self.itself.clone();
-            self.ip.stack.udp.move_to(&itself, self.place(addr), state.local.port());
+            self.ip.stack.udp.move_to(&itself, self.place(addr), state.ends.local.port());
         }
     }
 
     fn disconnect(&self) {
         let mut state = self.state.lock();
-        state.remote = None;
+        state.ends.remote = None;
         if !state.chose_addr {
             let any = unspecified(self.ip.common.domain).ip();
             self.move_to(&mut state, any);
@@ -132,8 +128,7 @@ impl Udp {
         if to.is_ipv6() && local.is_ipv4() && !local.is_unspecified() {
             return Err(Errno::EAFNOSUPPORT);
         }
-        let link = if control.link != 0 { control.link } else { self.ip.link_towards(to) };
-        let found = self.ip.stack.links.read().route(to.ip(), link)?;
+        let found = self.ip.route(to, control.link)?;
         let source = match (control.source, local) {
             (Some(source), _) => Some(source),
             (None, local) if !local.is_unspecified() && !local.is_multicast() => Some(local),
@@ -147,26 +142,9 @@ impl Udp {
         Ok((found, source.unwrap_or(found.source)))
     }
 
-    /// Where `message` goes.
-    fn destination(&self, state: &State, message: &Outgoing<'_>) -> SysResult<SocketAddr> {
-        let to = match message.to {
-            Some(to) => parse_destination(self.ip.common.domain, to)?,
-            None => return state.remote.ok_or(Errno::EDESTADDRREQ),
-        };
-        if to.port() == 0 {
-            return Err(Errno::EINVAL);
-        }
-        // Nowhere in particular is this host.
-        Ok(if to.ip().is_unspecified() { (local_host(&to), to.port()).into() } else { to })
-    }
-
-    fn may_broadcast(&self, found: &Found) -> SysResult<()> {
-        if found.path == Path::Broadcast && !self.ip.common.is(Flag::Broadcast) { Err(Errno::EACCES) } else { Ok(()) }
-    }
-
     /// Somebody has said that what was sent to `to` could not be delivered.
     pub(crate) fn refused(&self, to: SocketAddr, data: &[u8]) {
-        let connected = self.state.lock().remote == Some(to);
+        let connected = self.state.lock().ends.remote == Some(to);
         let (wants, kind, code, origin) = match to {
             SocketAddr::V4(_) => (self.ip.is(c::SOL_IP, c::IP_RECVERR), 3, 3, 2),
             SocketAddr::V6(_) => (self.ip.is(c::SOL_IPV6, c::IPV6_RECVERR), 1, 4, 3),
@@ -199,10 +177,10 @@ impl Udp {
             return None;
         }
         let state = self.state.lock();
-        if state.shut.read && state.shut.write && state.remote.is_none() && state.local.port() == 0 {
+        if state.ends.shut.read && state.ends.shut.write && state.ends.remote.is_none() && state.ends.local.port() == 0 {
             return None;
         }
-        let bonus = match state.remote {
+        let bonus = match state.ends.remote {
             Some(remote) if remote != datagram.from => return None,
             Some(_) => 8,
             None => 0,
@@ -340,7 +318,7 @@ impl Udp {
             UDP_CORK => {
                 state.cork = on;
                 let held = if on { None } else { state.held.take() };
-                let local = state.local;
+                let local = state.ends.local;
                 drop(state);
                 if let Some((to, data)) = held {
                     let control = SendControl::default();
@@ -352,11 +330,6 @@ impl Udp {
         }
         Ok(())
     }
-}
-
-/// The loopback address of the same family.
-pub(crate) fn local_host(addr: &SocketAddr) -> IpAddr {
-    if addr.is_ipv4() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V6(std::net::Ipv6Addr::LOCALHOST) }
 }
 
 impl Bound for Udp {
@@ -375,26 +348,8 @@ impl Listed for Udp {
     }
 
     fn listing(&self) -> Option<Listing> {
-        let (local, remote) = {
-            let state = self.state.lock();
-            (state.local, state.remote)
-        };
-        if local.port() == 0 {
-            return None;
-        }
-        let (bytes, _, drops) = self.inbox.sizes();
-        Some(Listing {
-            local,
-            remote: remote.unwrap_or_else(|| (unspecified_like(local.ip()), 0).into()),
-            // `TCP_ESTABLISHED`, `TCP_CLOSE`
-            state: if remote.is_some() { 1 } else { 7 },
-            receive_queue: bytes,
-            send_queue: 0,
-            drops,
-            uid: self.ip.owner.0,
-            ino: self.ip.common.ino,
-            v6_only: self.ip.v6_only(),
-        })
+        let ends = &self.state.lock().ends;
+        (ends.local.port() != 0).then(|| ends.listing(&self.ip, &self.inbox, ends.local))
     }
 }
 
@@ -413,12 +368,12 @@ impl Socket for Udp {
         let addr = crate::bind_address(&self.ip, address)?;
         let mut state = self.state.lock();
         self.ip.check_bind(caller, &addr)?;
-        if state.local.port() != 0 || state.remote.is_some() {
+        if state.ends.local.port() != 0 || state.ends.remote.is_some() {
             return Err(Errno::EINVAL);
         }
         let port = self.ip.stack.udp.bind(&self.bound()?, self.place(addr.ip()), addr.port(), false)?;
-        state.local = addr;
-        state.local.set_port(port);
+        state.ends.local = addr;
+        state.ends.local.set_port(port);
         state.chose_addr = !addr.ip().is_unspecified();
         state.chose_port = addr.port() != 0;
         Ok(())
@@ -429,28 +384,23 @@ impl Socket for Udp {
             self.disconnect();
             return Ok(());
         }
-        let mut to = parse(self.ip.common.domain, address)?;
-        if to.ip().is_unspecified() {
-            to.set_ip(local_host(&to));
-        }
+        let to = meant(parse(self.ip.common.domain, address)?);
         let mut state = self.state.lock();
-        let (found, source) = self.route(&to, state.local.ip(), true, &SendControl::default())?;
-        self.may_broadcast(&found)?;
+        let (_, source) = self.route(&to, state.ends.local.ip(), true, &SendControl::default())?;
         self.autobind(&mut state)?;
-        if state.local.ip().is_unspecified() {
+        if state.ends.local.ip().is_unspecified() {
             self.move_to(&mut state, source);
         }
-        state.remote = Some(to);
+        state.ends.remote = Some(to);
         Ok(())
     }
 
     fn name(&self) -> SysResult<Name> {
-        Ok(to_name(self.ip.common.domain, self.state.lock().local))
+        Ok(to_name(self.ip.common.domain, self.state.lock().ends.local))
     }
 
     fn peer_name(&self) -> SysResult<Name> {
-        let remote = self.state.lock().remote.filter(|remote| remote.port() != 0);
-        remote.map(|remote| to_name(self.ip.common.domain, remote)).ok_or(Errno::ENOTCONN)
+        self.state.lock().ends.peer_name(self.ip.common.domain)
     }
 
     fn send(&self, buf: &mut IoBuf<'_>, message: &mut Outgoing<'_>) -> SysResult<usize> {
@@ -464,15 +414,17 @@ impl Socket for Udp {
         let mut state = self.state.lock();
         let to = match &state.held {
             Some((to, _)) => *to,
-            None => self.destination(&state, message)?,
+            None => state.ends.destination(self.ip.common.domain, message)?,
         };
-        let (found, source) = self.route(&to, state.local.ip(), state.chose_addr, &control)?;
-        self.may_broadcast(&found)?;
+        if message.to.is_some() && to.port() == 0 {
+            return Err(Errno::EINVAL);
+        }
+        let (found, source) = self.route(&to, state.ends.local.ip(), state.chose_addr, &control)?;
         self.autobind(&mut state)?;
         if let Some(error) = self.ip.common.take_error() {
             return Err(error);
         }
-        if state.shut.write {
+        if state.ends.shut.write {
             return Err(Errno::EPIPE);
         }
         let before = state.held.as_ref().map_or(0, |(_, data)| data.len());
@@ -483,16 +435,12 @@ impl Socket for Udp {
         let mut data = state.held.take().map(|(_, data)| data).unwrap_or_default();
         let len = buf.remaining();
         data.resize(before + len, 0);
-        let start = buf.done();
-        if len > 0 && buf.copy_in(data.get_mut(before..).unwrap_or_default())? < len {
-            buf.rewind(start);
-            return Err(Errno::EFAULT);
-        }
+        buf.fill(data.get_mut(before..).unwrap_or_default())?;
         if state.cork || message.flags & c::MSG_MORE != 0 {
             state.held = Some((to, data));
             return Ok(len);
         }
-        let from = (source, state.local.port()).into();
+        let from = (source, state.ends.local.port()).into();
         drop(state);
         if message.flags & MSG_PROBE == 0 {
             self.transmit(data, from, to, &found, &control);
@@ -501,36 +449,20 @@ impl Socket for Udp {
     }
 
     fn receive(&self, buf: &mut IoBuf<'_>, request: &Request) -> SysResult<Received> {
-        if request.flags & c::MSG_OOB != 0 {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        if request.flags & c::MSG_ERRQUEUE != 0 {
-            return self.inbox.pop_error(&self.ip, buf);
-        }
-        if let Some(error) = self.ip.common.take_error() {
-            return Err(error);
-        }
-        match self.inbox.pop(&self.ip, buf, request) {
-            Err(Errno::EAGAIN) if self.state.lock().shut.read && request.flags & c::MSG_DONTWAIT == 0 => Ok(Received::default()),
-            result => result,
-        }
+        self.inbox.receive(&self.ip, || self.state.lock().ends.shut, buf, request)
     }
 
     fn shutdown(&self, how: Shutdown) -> SysResult<()> {
-        let mut state = self.state.lock();
-        state.shut.read |= how.read;
-        state.shut.write |= how.write;
-        let connected = state.remote.is_some();
-        drop(state);
+        let result = self.state.lock().ends.shutdown(how);
         self.ip.common.queue.wake(PollEvents::all());
-        if connected { Ok(()) } else { Err(Errno::ENOTCONN) }
+        result
     }
 
     fn option(&self, level: i32, name: i32, room: usize) -> SysResult<OptionValue> {
         if level == c::SOL_UDP {
             return self.udp_option(name);
         }
-        let remote = self.state.lock().remote.map(|remote| remote.ip());
+        let remote = self.state.lock().ends.remote.map(|remote| remote.ip());
         self.ip.option(level, name, room, remote)
     }
 
@@ -538,24 +470,16 @@ impl Socket for Udp {
         if level == c::SOL_UDP {
             return self.set_udp_option(name, value);
         }
-        let bound = self.state.lock().local.port() != 0;
+        let bound = self.state.lock().ends.local.port() != 0;
         self.ip.set_option(caller, level, name, value, bound)
     }
 
     fn poll(&self) -> PollEvents {
-        let shut = self.state.lock().shut;
-        let (readable, errors) = self.inbox.status();
-        crate::poll_datagrams(&self.ip, shut, readable, errors)
+        self.inbox.poll(&self.ip, self.state.lock().ends.shut)
     }
 
     fn ioctl(&self, _: Option<&dyn Caller>, arg: &IoctlArg<'_>) -> SysResult<u64> {
-        let bytes = match u64::from(arg.cmd) {
-            c::FIONREAD => self.inbox.sizes().1,
-            c::TIOCOUTQ => 0,
-            _ => return Err(Errno::ENOTTY),
-        };
-        arg.memory.write(arg.arg, &i32::try_from(bytes).unwrap_or(i32::MAX).to_le_bytes())?;
-        Ok(0)
+        self.inbox.ioctl(arg)
     }
 
     fn close(&self) {

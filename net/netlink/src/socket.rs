@@ -241,11 +241,7 @@ impl Socket for Netlink {
             return Err(Errno::ENODATA);
         }
         let mut data = vec![0; len];
-        let start = buf.done();
-        if buf.copy_in(&mut data)? < len {
-            buf.rewind(start);
-            return Err(Errno::EFAULT);
-        }
+        buf.fill(&mut data)?;
         if groups != 0 {
             self.hub.multicast(self.common.protocol, groups.trailing_zeros() + 1, own, &data);
         }

@@ -127,14 +127,7 @@ impl Inbox {
         let charge = Charge::new(delivery.sender, len + OVERHEAD)?;
         let mut data = std::mem::take(&mut state.spare);
         data.resize(len, 0);
-        if len > 0 {
-            let start = buf.done();
-            let count = buf.copy_in(&mut data)?;
-            if count < len {
-                buf.rewind(start);
-                return Err(Errno::EFAULT);
-            }
-        }
+        buf.fill(&mut data)?;
         let rights = if delivery.files.is_empty() { Rights::default() } else { Rights::new(std::mem::take(delivery.files))? };
         delivery.sender.limit.store(delivery.capacity, Ordering::Relaxed);
         let (credentials, time) = (delivery.credentials, delivery.time);

@@ -12,11 +12,10 @@ use sync::monotonic_ns;
 
 use super::flow::Flow;
 use super::{Connection, Progress, Stage, State, Tcp, TcpState};
-use crate::address::{family, parse, unspecified};
+use crate::address::{family, meant, parse, unspecified};
 use crate::links::Path;
 use crate::ports::{Bound, Place};
 use crate::stack::{Count, Stack};
-use crate::udp::local_host;
 
 /// Largest backlog (`net.core.somaxconn`).
 const MAX_BACKLOG: usize = 4096;
@@ -170,10 +169,7 @@ impl Tcp {
         if family(address)? == c::AF_UNSPEC {
             return self.disconnect();
         }
-        let mut to = parse(self.ip.common.domain, address)?;
-        if to.ip().is_unspecified() {
-            to.set_ip(local_host(&to));
-        }
+        let to = meant(parse(self.ip.common.domain, address)?);
         let mut state = self.state.lock();
         match (&state.stage, state.progress) {
             (Stage::Listening, _) | (_, Progress::Connected) => return Err(Errno::EISCONN),
