@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use abi::{Errno, SysResult, c, nr};
 use auth::UserNamespace;
-use task::{Current, Namespace, NsFile};
+use task::{Access, Current, Group, Namespace, NsFile, PidFd};
 use usermem::UserMemoryExt;
 use vfs::{File, FileOps};
 
@@ -14,16 +14,48 @@ use crate::{Entry, partial};
 
 pub const ENTRIES: &[Entry] = &[
     partial(nr::UNSHARE, |t, a| t.unshare(int(a[0]).cast_unsigned().into()).map(|()| 0), "no time namespaces"),
-    partial(nr::SETNS, setns, "no pidfds, no time namespaces"),
+    partial(nr::SETNS, setns, "no time namespaces"),
 ];
 
 fn setns(t: &mut Current, a: [u64; 6]) -> SysResult<u64> {
     let (file, kind) = (file(t, a[0])?, int(a[1]));
-    let namespace = file.ops.as_any().downcast_ref::<NsFile>().ok_or(Errno::EINVAL)?;
-    if kind != 0 && kind != namespace.0.flag() {
+    if let Some(NsFile(namespace)) = file.ops.as_any().downcast_ref() {
+        let named = kind == 0 || kind == namespace.flag();
+        return if named { t.enter(std::slice::from_ref(namespace)).map(|()| 0) } else { Err(Errno::EINVAL) };
+    }
+    let group = PidFd::of(&file).ok_or(Errno::EINVAL)?;
+    let known = KINDS.iter().fold(0, |known, (flag, _)| known | flag);
+    if kind == 0 || kind & !known != 0 {
         return Err(Errno::EINVAL);
     }
-    t.enter(&namespace.0).map(|()| 0)
+    let namespaces = namespaces_of(t, group, kind)?;
+    t.enter(&namespaces).map(|()| 0)
+}
+
+/// Kinds of namespaces in the order in which they are entered, with the names of their links in /proc/pid/ns.
+const KINDS: [(i32, &str); 7] = [
+    (c::CLONE_NEWUSER, "user"),
+    (c::CLONE_NEWNS, "mnt"),
+    (c::CLONE_NEWUTS, "uts"),
+    (c::CLONE_NEWIPC, "ipc"),
+    (c::CLONE_NEWPID, "pid"),
+    (c::CLONE_NEWCGROUP, "cgroup"),
+    (c::CLONE_NEWNET, "net"),
+];
+
+/// The namespaces of a process that `kinds` (`CLONE_NEW*`) name.
+///
+/// # Errors
+/// `ESRCH` when it has ended; `EPERM` when the caller may not look into it.
+fn namespaces_of(t: &Current, group: &Group, kinds: i32) -> SysResult<Vec<Namespace>> {
+    let threads = group.threads();
+    let leader = threads.iter().find(|task| task.is_leader()).or(threads.first()).filter(|_| !group.is_zombie());
+    let task = leader.ok_or(Errno::ESRCH)?;
+    if !t.task.may_access(task, Access::Real) {
+        return Err(Errno::EPERM);
+    }
+    let wanted = KINDS.iter().filter(|(flag, _)| kinds & flag != 0);
+    wanted.map(|(_, name)| task.namespace(name).ok_or(Errno::ESRCH)).collect()
 }
 
 const NS_GET_USERNS: u32 = 0xb701;

@@ -6,7 +6,7 @@ use abi::{Errno, SysResult, c};
 use auth::{Capability, Credentials, UserNamespace};
 use vfs::MountNamespace;
 
-use super::Namespace;
+use super::{Namespace, Namespaces};
 use crate::current::Current;
 
 const fn bits(flags: i32) -> u64 {
@@ -29,6 +29,14 @@ const KNOWN: u64 = bits(
         | c::CLONE_NEWPID
         | c::CLONE_NEWCGROUP,
 );
+
+/// What a task is in once it has entered namespaces.
+struct Next {
+    /// Those of somebody in another user namespace.
+    credentials: Option<Credentials>,
+    ns: Namespaces,
+    mounts: Option<Arc<MountNamespace>>,
+}
 
 impl Current {
     /// unshare(2): what `flags` (`CLONE_*`) name is the task's own from now on, namespaces are new.
@@ -93,61 +101,74 @@ impl Current {
         Ok(self.credentials().in_new_namespace(UserNamespace::child(self.credentials())?))
     }
 
-    /// setns(2): enters one namespace.
+    /// setns(2): enters namespaces of different kinds, all or none of them; a user namespace comes first, and its rights count for the rest.
     ///
     /// # Errors
-    /// `EPERM` without the capabilities; `EINVAL` where it can't be entered from here: a pid namespace around the caller's, a user namespace
+    /// `EPERM` without the capabilities; `EINVAL` where one can't be entered from here: a pid namespace around the caller's, a user namespace
     /// that is the caller's own, or with threads or a working directory that others use.
-    pub fn enter(&mut self, namespace: &Namespace) -> SysResult<()> {
-        let who = self.credentials().clone();
-        let admin = |ns: &UserNamespace| who.has_capability_in(ns, Capability::SYS_ADMIN);
-        if let Namespace::User(ns) = namespace {
-            if Arc::ptr_eq(ns, &who.user_ns) || self.task.group.tasks.lock().len() > 1 || self.shares_fs() {
-                return Err(Errno::EINVAL);
-            }
-            if !admin(ns) {
-                return Err(Errno::EPERM);
-            }
-            self.set_credentials(who.in_new_namespace(ns.clone()));
-            return Ok(());
+    pub fn enter(&mut self, namespaces: &[Namespace]) -> SysResult<()> {
+        let mut next = Next { credentials: None, ns: self.task.lock().ns.clone(), mounts: None };
+        for namespace in namespaces {
+            self.prepare(namespace, namespaces.len() > 1, &mut next)?;
         }
-        if !namespace.owner().is_some_and(|owner| admin(owner)) || !admin(&who.user_ns) {
-            return Err(Errno::EPERM);
+        if namespaces.iter().any(|namespace| matches!(namespace, Namespace::Ipc(_))) {
+            // What it would undo is in the namespace that it leaves.
+            self.leave_undo_list();
         }
-        let mut ns = self.task.lock().ns.clone();
-        match namespace {
-            Namespace::User(_) => {}
-            Namespace::Mount(mount_ns) => return self.enter_mounts(mount_ns),
-            Namespace::Uts(uts) => ns.uts = uts.clone(),
-            Namespace::Ipc(ipc) => {
-                // What it would undo is in the namespace that it leaves.
-                self.leave_undo_list();
-                ns.ipc = ipc.clone();
-            }
-            Namespace::Net(net) => ns.net = net.clone(),
-            Namespace::Cgroup(cgroup) => ns.cgroup = cgroup.clone(),
-            // Only inwards: a process must not get out of sight of its ancestors.
-            Namespace::Pid(pid) if self.pid_ns().holds(pid) => ns.pid_for_children = pid.clone(),
-            Namespace::Pid(_) => return Err(Errno::EINVAL),
+        let old = {
+            let mut shared = self.task.lock();
+            let mounts = next.mounts.clone().map(|mounts| std::mem::replace(&mut shared.mount_ns, mounts));
+            (std::mem::replace(&mut shared.ns, next.ns), mounts)
+        };
+        if let Some(mounts) = next.mounts {
+            let root = mounts.root();
+            self.fs.update(|places| (places.cwd, places.root) = (root.clone(), root));
         }
-        let old = std::mem::replace(&mut self.task.lock().ns, ns);
+        if let Some(credentials) = next.credentials {
+            self.set_credentials(credentials);
+        }
         drop(old);
         Ok(())
     }
 
-    /// Enters a mount namespace, at its root.
-    fn enter_mounts(&self, mount_ns: &Arc<MountNamespace>) -> SysResult<()> {
-        if !self.credentials().has_capability_in(&self.credentials().user_ns, Capability::SYS_CHROOT) {
-            return Err(Errno::EPERM);
-        }
+    /// Puts one namespace into what the task is to be in, if it may.
+    fn prepare(&self, namespace: &Namespace, among_others: bool, next: &mut Next) -> SysResult<()> {
+        let who = self.credentials();
+        let may = |ns: &UserNamespace, capability| match who.has_capability_in(ns, capability) {
+            true => Ok(()),
+            false => Err(Errno::EPERM),
+        };
         // Root and working directory are to be nobody else's.
-        if self.task.group.tasks.lock().len() > 1 || self.shares_fs() {
-            return Err(Errno::EINVAL);
+        let alone = || self.task.group.tasks.lock().len() == 1 && !self.shares_fs();
+        if let Namespace::User(ns) = namespace {
+            if Arc::ptr_eq(ns, &who.user_ns) || !alone() {
+                return Err(Errno::EINVAL);
+            }
+            may(ns, Capability::SYS_ADMIN)?;
+            next.credentials = Some(who.in_new_namespace(ns.clone()));
+            return Ok(());
         }
-        let old = std::mem::replace(&mut self.task.lock().mount_ns, mount_ns.clone());
-        let root = mount_ns.root();
-        self.fs.update(|places| (places.cwd, places.root) = (root.clone(), root));
-        drop(old);
+        let own = next.credentials.as_ref().map_or(&who.user_ns, |credentials| &credentials.user_ns);
+        may(namespace.owner().ok_or(Errno::EPERM)?, Capability::SYS_ADMIN)?;
+        may(own, Capability::SYS_ADMIN)?;
+        match namespace {
+            Namespace::User(_) => {}
+            Namespace::Mount(mounts) => {
+                may(own, Capability::SYS_CHROOT)?;
+                // With others, the places are made anew in any case.
+                if !among_others && !alone() {
+                    return Err(Errno::EINVAL);
+                }
+                next.mounts = Some(mounts.clone());
+            }
+            Namespace::Uts(uts) => next.ns.uts = uts.clone(),
+            Namespace::Ipc(ipc) => next.ns.ipc = ipc.clone(),
+            Namespace::Net(net) => next.ns.net = net.clone(),
+            Namespace::Cgroup(cgroup) => next.ns.cgroup = cgroup.clone(),
+            // Only inwards: a process must not get out of sight of its ancestors.
+            Namespace::Pid(pid) if self.pid_ns().holds(pid) => next.ns.pid_for_children = pid.clone(),
+            Namespace::Pid(_) => return Err(Errno::EINVAL),
+        }
         Ok(())
     }
 }
