@@ -99,7 +99,7 @@ pub fn mountinfo(_: &Proc, view: &View) -> SysResult<Vec<u8>> {
         }
         let super_options = format!("{}{}", read_only(superblock.read_only()), super_options(&mount));
         out.extend(format!("{} {parent} {major}:{minor} ", mount.id()).into_bytes());
-        out.extend([&escaped(&mount.root().path_in_filesystem())[..], b" ", &escaped(&place)].concat());
+        out.extend([&escaped(&superblock.ops().show_root(mount.root()))[..], b" ", &escaped(&place)].concat());
         out.extend(format!(" {options}{tags} - {} ", superblock.kind).into_bytes());
         out.extend([&source(&mount)[..], b" ", super_options.as_bytes(), b"\n"].concat());
     }

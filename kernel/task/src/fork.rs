@@ -12,7 +12,7 @@ use platform::UserRegs;
 use usermem::UserMemoryExt;
 use vfs::{File, FsContext, MountNamespace};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Actor, Cgroup};
 use crate::current::Current;
 use crate::group::Group;
 use crate::kernel::Kernel;
@@ -154,7 +154,8 @@ impl Current {
         let own = self.task.group.cgroup(&kernel);
         match &request.cgroup {
             Some(cgroup) if !request.has(c::CLONE_THREAD) => {
-                kernel.may_fork_into(&self.task.group, cgroup, self.credentials())?
+                let actor = Actor { who: self.credentials().clone(), ns: self.task.lock().ns.cgroup.clone() };
+                kernel.may_fork_into(&self.task.group, cgroup, &actor)?;
             }
             Some(_) => return Err(Errno::EINVAL),
             None => {}

@@ -154,6 +154,11 @@ pub fn changed(path: &Path, mask: u32) {
     happened(&path.dentry, mask, false);
 }
 
+/// What a file of the kernel's own says has changed.
+pub fn modified(dentry: &Arc<Dentry>) {
+    happened(dentry, event::MODIFY, false);
+}
+
 /// A program was loaded from a file.
 pub fn executed(path: &Path) {
     for mask in [event::OPEN, event::ACCESS, event::CLOSE_NOWRITE] {

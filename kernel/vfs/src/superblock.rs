@@ -31,6 +31,11 @@ pub trait SuperOps: Send + Sync {
         String::new()
     }
 
+    /// How /proc/pid/mountinfo calls what a mount shows of it.
+    fn show_root(&self, root: &Arc<Dentry>) -> Vec<u8> {
+        root.path_in_filesystem()
+    }
+
     /// Changes options (mount(2) with `MS_REMOUNT`).
     ///
     /// # Errors
@@ -127,6 +132,12 @@ impl SuperBlock {
     #[must_use]
     pub fn no_devices(&self) -> bool {
         self.no_devices.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is mounted anywhere.
+    #[must_use]
+    pub fn is_mounted(&self) -> bool {
+        self.active.load(Ordering::SeqCst) > 0
     }
 
     pub(crate) fn mounted(&self) {

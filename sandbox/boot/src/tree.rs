@@ -136,7 +136,8 @@ pub fn assemble(config: &BootConfig, mounts: Vec<Prepared>, kernel: &Arc<Kernel>
     for name in ["tmpfs", "ramfs"] {
         filesystems.register(Arc::new(TmpFs { name, devices: devices.clone() }));
     }
-    filesystems.register(Arc::new(task::CgroupFs::new(kernel.clone())));
+    let groups = task::CgroupFs::new(kernel.clone()).map_err(|errno| TreeError("cgroup2".into(), errno))?;
+    filesystems.register(Arc::new(groups));
     filesystems.register(Arc::new(OverlayFs));
     filesystems.register(Arc::new(task::QueueFs { kernel: kernel.clone() }));
     let builder = Builder { kernel, devices, pts, who: Arc::new(Credentials::root(kernel.user_ns.clone())) };

@@ -139,7 +139,8 @@ pub fn make(kind: &dyn FileSystemType, request: &MountRequest<'_>) -> SysResult<
         // Whoever is root only there must not get at devices by making their nodes.
         root.superblock().forbid_devices();
     }
-    if request.flags & SB_FLAGS != 0 {
+    // One that is mounted elsewhere stays as it is.
+    if request.flags & SB_FLAGS != 0 && !root.superblock().is_mounted() {
         root.superblock().set_flags(request.flags);
     }
     Ok(root)

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::{Errno, SysResult, c};
-use auth::Credentials;
 
-use super::{Cgroup, MAX};
+use super::{Actor, Cgroup, MAX};
 use crate::kernel::Kernel;
 
 pub const PROCS: &str = "cgroup.procs";
+pub const EVENTS: &str = "cgroup.events";
+/// What a group that is the root of a namespace may set itself, even if namespaces are borders (`CFTYPE_NS_DELEGATABLE`).
+const DELEGATED: [&str; 3] = [PROCS, "cgroup.threads", "cgroup.subtree_control"];
 
 /// Which groups have a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,7 +24,7 @@ enum Where {
 }
 
 type Make = fn(&Kernel, &Cgroup) -> SysResult<String>;
-type Take = fn(&Kernel, &Arc<Cgroup>, &str, &Credentials) -> SysResult<()>;
+type Take = fn(&Kernel, &Arc<Cgroup>, &str, &Actor) -> SysResult<()>;
 
 /// A file.
 pub struct Control {
@@ -53,7 +55,7 @@ static CONTROLS: &[Control] = &[
         |_, at, text, _| set_limit(&at.max_descendants, text),
     ),
     show("cgroup.stat", Where::All, |_, at| Ok(format!("nr_descendants {}\nnr_dying_descendants 0\n", at.descendants().len()))),
-    show("cgroup.events", Where::Below, |_, at| {
+    show(EVENTS, Where::Below, |_, at| {
         let populated = u8::from(at.live.load(Ordering::SeqCst) > 0);
         Ok(format!("populated {populated}\nfrozen {}\n", u8::from(at.is_frozen())))
     }),
@@ -118,6 +120,11 @@ impl Control {
         }
     }
 
+    /// Whether it is for who is outside of the namespace whose root its group is.
+    pub fn is_delegated(&self) -> bool {
+        DELEGATED.contains(&self.name)
+    }
+
     /// Whether a group has it.
     pub fn is_in(&self, cgroup: &Cgroup) -> bool {
         match self.place {
@@ -170,7 +177,7 @@ fn threads(kernel: &Kernel, at: &Cgroup) -> SysResult<String> {
     Ok(numbers.iter().map(|number| format!("{number}\n")).collect())
 }
 
-fn move_in(kernel: &Kernel, to: &Arc<Cgroup>, text: &str, opener: &Credentials) -> SysResult<()> {
+fn move_in(kernel: &Kernel, to: &Arc<Cgroup>, text: &str, opener: &Actor) -> SysResult<()> {
     let number: i32 = text.parse().ok().filter(|number| *number >= 0).ok_or(Errno::EINVAL)?;
     let group = match number {
         0 => crate::current().map(|task| task.group.clone()),
@@ -188,7 +195,7 @@ fn delegated(_: &Kernel, at: &Cgroup) -> SysResult<String> {
 }
 
 /// `+pids`, `-pids`, and several of them.
-fn delegate(_: &Kernel, at: &Arc<Cgroup>, text: &str, _: &Credentials) -> SysResult<()> {
+fn delegate(_: &Kernel, at: &Arc<Cgroup>, text: &str, _: &Actor) -> SysResult<()> {
     let mut wanted = None;
     for word in text.split_ascii_whitespace() {
         match word {
@@ -211,7 +218,7 @@ fn delegate(_: &Kernel, at: &Arc<Cgroup>, text: &str, _: &Credentials) -> SysRes
     Ok(())
 }
 
-fn freeze(kernel: &Kernel, at: &Arc<Cgroup>, text: &str, _: &Credentials) -> SysResult<()> {
+fn freeze(kernel: &Kernel, at: &Arc<Cgroup>, text: &str, _: &Actor) -> SysResult<()> {
     match text.parse::<i64>() {
         Ok(0) => kernel.freeze_cgroup(at, false),
         Ok(1) => kernel.freeze_cgroup(at, true),
@@ -221,7 +228,7 @@ fn freeze(kernel: &Kernel, at: &Arc<Cgroup>, text: &str, _: &Credentials) -> Sys
     Ok(())
 }
 
-fn kill(kernel: &Kernel, at: &Arc<Cgroup>, text: &str, _: &Credentials) -> SysResult<()> {
+fn kill(kernel: &Kernel, at: &Arc<Cgroup>, text: &str, _: &Actor) -> SysResult<()> {
     match text.parse::<i64>() {
         Ok(1) => {}
         Ok(_) => return Err(Errno::ERANGE),

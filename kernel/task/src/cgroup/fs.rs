@@ -7,17 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use abi::poll::PollEvents;
 use abi::structs::Statfs;
 use abi::{Errno, SysResult, c};
-use auth::Credentials;
 use sync::WaitQueue;
 use usermem::IoBuf;
 use vfs::{
-    Attr, Caching, Dentry, DirEntry, File, FileOps, FileSystemType, Inode, MountRequest, NewNode, Plain, Rename, SetAttr,
-    SuperBlock, new_dev,
+    Attr, Caching, Dentry, DirEntry, File, FileOps, FileSystemType, Inode, MountOption, MountRequest, NewNode, Rename, SetAttr,
+    SuperBlock, SuperOps, new_dev,
 };
 
-use super::Cgroup;
 use super::control::{self, Control};
+use super::{Actor, Cgroup};
 use crate::kernel::Kernel;
+use crate::ns::CgroupNamespace;
 
 /// `CGROUP2_SUPER_MAGIC`
 const MAGIC: i64 = 0x6367_7270;
@@ -26,17 +26,49 @@ const MAX_WRITE: usize = 4096;
 /// Inode numbers of a group's files follow its own from here on.
 const FILES: u64 = 1 << 32;
 
-/// cgroup2 as mount(2) knows it: however often it is mounted, the groups are the same.
+/// What the tree may be mounted with, in the order in which mounts show it.
+const OPTIONS: [&str; 4] = ["nsdelegate", "favordynmods", "memory_localevents", "memory_recursiveprot"];
+/// The bit of the first of those.
+pub const NSDELEGATE: u32 = 1;
+
+/// cgroup2 as mount(2) knows it: however often it is mounted, it is one filesystem.
 pub struct CgroupFs {
-    pub kernel: Arc<Kernel>,
-    pub dev: u64,
+    kernel: Arc<Kernel>,
+    tree: Arc<Dentry>,
 }
 
 impl CgroupFs {
-    #[must_use]
-    pub fn new(kernel: Arc<Kernel>) -> Self {
-        Self { kernel, dev: new_dev() }
+    /// # Errors
+    /// None that there is a reason for.
+    pub fn new(kernel: Arc<Kernel>) -> SysResult<Self> {
+        let dev = new_dev();
+        let node = Node { kernel: kernel.clone(), dev, cgroup: kernel.cgroups.root.clone(), control: None };
+        let superblock = SuperBlock::new("cgroup2", dev, Box::new(Super(kernel.clone())));
+        let tree = Dentry::root(superblock, Arc::new(node))?;
+        let tree = kernel.cgroups.tree.get_or_init(|| tree).clone();
+        Ok(Self { kernel, tree })
     }
+}
+
+/// The namespace that the caller sees groups in.
+fn namespace(kernel: &Kernel) -> Arc<CgroupNamespace> {
+    crate::current().map_or_else(|| kernel.ns.cgroup.clone(), |task| task.lock().ns.cgroup.clone())
+}
+
+/// Sets options, if the caller is in the first namespace; in others they are passed over.
+///
+/// # Errors
+/// `EINVAL` for unknown ones.
+fn set_options(kernel: &Kernel, options: &[MountOption]) -> SysResult<()> {
+    let mut bits = 0;
+    for option in options {
+        let place = OPTIONS.iter().position(|known| known.as_bytes() == option.name && option.value.is_none());
+        bits |= 1u32 << place.ok_or(Errno::EINVAL)?;
+    }
+    if Arc::ptr_eq(&namespace(kernel), &kernel.ns.cgroup) {
+        kernel.cgroups.options.store(bits, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 impl FileSystemType for CgroupFs {
@@ -45,15 +77,39 @@ impl FileSystemType for CgroupFs {
     }
 
     fn mount(&self, request: &MountRequest<'_>) -> SysResult<Arc<Dentry>> {
-        let known: [&[u8]; 4] = [b"nsdelegate", b"favordynmods", b"memory_localevents", b"memory_recursiveprot"];
-        if request.options.iter().any(|option| !known.contains(&&*option.name)) {
-            return Err(Errno::EINVAL);
-        }
+        set_options(&self.kernel, &request.options)?;
         // Who mounts it sees the groups from its namespace's root on.
-        let first = || self.kernel.cgroups.root.clone();
-        let cgroup = crate::current().map_or_else(first, |task| task.lock().ns.cgroup.root(&self.kernel));
-        let node = Node { kernel: self.kernel.clone(), dev: self.dev, cgroup, control: None };
-        Dentry::root(SuperBlock::new("cgroup2", self.dev, Box::new(Plain)), Arc::new(node))
+        let root = namespace(&self.kernel).root(&self.kernel);
+        if root.is_gone() {
+            return Err(Errno::ENOENT);
+        }
+        root.names().iter().try_fold(self.tree.clone(), |at, name| at.lookup(name))
+    }
+}
+
+/// The filesystem as a whole.
+struct Super(Arc<Kernel>);
+
+impl SuperOps for Super {
+    fn show_options(&self) -> String {
+        let bits = self.0.cgroups.options.load(Ordering::Relaxed);
+        OPTIONS.iter().enumerate().filter(|(bit, _)| bits & 1 << bit != 0).map(|(_, name)| format!(",{name}")).collect()
+    }
+
+    fn reconfigure(&self, options: &[MountOption]) -> SysResult<()> {
+        set_options(&self.0, options)
+    }
+
+    /// As who asks sees it.
+    fn show_root(&self, root: &Arc<Dentry>) -> Vec<u8> {
+        let inode: &dyn Any = &**root.inode();
+        let Some(node) = inode.downcast_ref::<Node>() else { return root.path_in_filesystem() };
+        let mut path = node.cgroup.path_from(&namespace(&self.0).root(&self.0));
+        if let Some(control) = node.control {
+            path.extend(if path == b"/" { &b""[..] } else { b"/" });
+            path.extend(control.name.as_bytes());
+        }
+        path
     }
 }
 
@@ -144,7 +200,7 @@ impl Inode for Node {
         if self.cgroup.is_gone() {
             return Err(Errno::ENODEV);
         }
-        let opener = crate::current().map(|task| task.credentials());
+        let opener = crate::current().map(|task| Actor { who: task.credentials(), ns: namespace(&self.kernel) });
         Ok(Arc::new(Open { node: (*self).clone(), opener, seen: AtomicU64::new(u64::MAX) }))
     }
 
@@ -187,6 +243,22 @@ impl Inode for Node {
         Ok(())
     }
 
+    fn get_xattr(&self, name: &[u8]) -> SysResult<Vec<u8>> {
+        self.cgroup.xattrs.lock().get(self.name(), name)
+    }
+
+    fn set_xattr(&self, name: &[u8], value: &[u8], flags: i32) -> SysResult<()> {
+        self.cgroup.xattrs.lock().set(self.name(), name, value, flags)
+    }
+
+    fn remove_xattr(&self, name: &[u8]) -> SysResult<()> {
+        self.cgroup.xattrs.lock().remove(self.name(), name)
+    }
+
+    fn list_xattr(&self) -> SysResult<Vec<Vec<u8>>> {
+        Ok(self.cgroup.xattrs.lock().list(self.name()))
+    }
+
     fn statfs(&self) -> SysResult<Statfs> {
         Ok(Statfs { kind: MAGIC, bsize: 4096, frsize: 4096, namelen: 255, ..Statfs::default() })
     }
@@ -207,7 +279,7 @@ impl Inode for Node {
 /// An open file.
 struct Open {
     node: Node,
-    opener: Option<Arc<Credentials>>,
+    opener: Option<Actor>,
     /// How often it had changed when it was last read; at first nothing like that.
     seen: AtomicU64,
 }
@@ -217,6 +289,17 @@ impl Open {
         let control = self.node.control.ok_or(Errno::EISDIR)?;
         let there = !self.node.cgroup.is_gone() && control.is_in(&self.node.cgroup);
         if there { Ok(control) } else { Err(Errno::ENODEV) }
+    }
+
+    /// Where namespaces are borders, the root of one is set from outside.
+    ///
+    /// # Errors
+    /// `EPERM`
+    fn may_write(&self, control: &Control, opener: &Actor) -> SysResult<()> {
+        let (kernel, ns) = (&self.node.kernel, &opener.ns);
+        let inside =
+            kernel.has_borders() && !Arc::ptr_eq(ns, &kernel.ns.cgroup) && Arc::ptr_eq(&ns.root(kernel), &self.node.cgroup);
+        if inside && !control.is_delegated() { Err(Errno::EPERM) } else { Ok(()) }
     }
 }
 
@@ -231,8 +314,10 @@ impl FileOps for Open {
     }
 
     fn write(&self, buf: &mut IoBuf<'_>, _: u64) -> SysResult<usize> {
-        let take = self.control()?.take.ok_or(Errno::EINVAL)?;
+        let control = self.control()?;
+        let take = control.take.ok_or(Errno::EINVAL)?;
         let opener = self.opener.as_ref().ok_or(Errno::EPERM)?;
+        self.may_write(control, opener)?;
         let mut bytes = vec![0; buf.remaining().min(MAX_WRITE + 1)];
         if bytes.len() > MAX_WRITE {
             return Err(Errno::E2BIG);
@@ -256,7 +341,7 @@ impl FileOps for Open {
     }
 
     fn wait_queue(&self) -> Option<&WaitQueue> {
-        (self.node.name() == "cgroup.events").then_some(self.node.cgroup.changes.queue())
+        (self.node.name() == control::EVENTS).then_some(self.node.cgroup.changes.queue())
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -6,18 +6,20 @@
 mod control;
 mod devices;
 mod fs;
+mod xattr;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use abi::{Errno, SysResult, c};
 use auth::Credentials;
 use sync::{Changes, Mutex};
-use vfs::{Access, Attr, new_ino};
+use vfs::{Access, Attr, Dentry, new_ino};
 
 use crate::group::Group;
 use crate::kernel::Kernel;
+use crate::ns::CgroupNamespace;
 
 pub use devices::Attached;
 pub(crate) use devices::may_use_device;
@@ -31,6 +33,12 @@ pub(crate) const MAX: u64 = u64::MAX;
 
 /// Who owns a directory or file of a group, and what they may: mode, user, group.
 type Owner = (u32, u32, u32);
+
+/// Who acts on groups: with which rights, and what it sees of them.
+pub(crate) struct Actor {
+    pub who: Arc<Credentials>,
+    pub ns: Arc<CgroupNamespace>,
+}
 
 /// A control group.
 pub struct Cgroup {
@@ -53,8 +61,11 @@ pub struct Cgroup {
     freeze: AtomicBool,
     /// CPU time, in nanoseconds, of processes that have ended in it: user and system.
     used: [AtomicU64; 2],
-    /// Of `cgroup.events`.
+    /// Of `cgroup.events`; and whether who watches that file (inotify(7)) is about to be told.
     changes: Changes,
+    announced: Arc<AtomicBool>,
+    /// Extended attributes of the directory and its files.
+    xattrs: Mutex<xattr::Attributes>,
     /// Owners that have been set; by the name of a file, empty for the directory.
     owners: Mutex<BTreeMap<&'static str, Owner>>,
     /// Programs that decide who in it may use devices.
@@ -68,11 +79,21 @@ pub struct Cgroups {
     turn: Mutex<usize>,
     /// Programs for devices that are attached to groups.
     guards: AtomicUsize,
+    /// Options that the tree was last mounted with from the first namespace: bits for [`fs::OPTIONS`].
+    options: AtomicU32,
+    /// The directory of the root.
+    tree: OnceLock<Arc<Dentry>>,
 }
 
 impl Default for Cgroups {
     fn default() -> Self {
-        Self { root: Cgroup::new(b"", None), turn: Mutex::new(1), guards: AtomicUsize::new(0) }
+        Self {
+            root: Cgroup::new(b"", None),
+            turn: Mutex::new(1),
+            guards: AtomicUsize::new(0),
+            options: AtomicU32::new(0),
+            tree: OnceLock::new(),
+        }
     }
 }
 
@@ -94,6 +115,8 @@ impl Cgroup {
             freeze: AtomicBool::new(false),
             used: Default::default(),
             changes: Changes::default(),
+            announced: Arc::default(),
+            xattrs: Mutex::default(),
             owners: Mutex::default(),
             devices: Mutex::default(),
         })
@@ -137,20 +160,25 @@ impl Cgroup {
         self.upwards().any(|at| at.freeze.load(Ordering::SeqCst))
     }
 
-    fn changed(&self) {
-        self.changes.note();
+    /// Names on the way to it.
+    fn names(&self) -> Vec<Box<[u8]>> {
+        let mut names: Vec<_> = self.upwards().filter(|at| at.parent.is_some()).map(|at| at.name.clone()).collect();
+        names.reverse();
+        names
     }
 
     /// A process more lives in it.
-    fn add(&self) {
+    fn add(&self, kernel: &Kernel) {
         self.own.fetch_add(1, Ordering::SeqCst);
-        self.upwards().filter(|at| at.live.fetch_add(1, Ordering::SeqCst) == 0).for_each(Self::changed);
+        let first = self.upwards().filter(|at| at.live.fetch_add(1, Ordering::SeqCst) == 0);
+        first.for_each(|at| kernel.cgroup_changed(at));
     }
 
     /// A process less.
-    fn remove(&self) {
+    fn remove(&self, kernel: &Kernel) {
         self.own.fetch_sub(1, Ordering::SeqCst);
-        self.upwards().filter(|at| at.live.fetch_sub(1, Ordering::SeqCst) == 1).for_each(Self::changed);
+        let last = self.upwards().filter(|at| at.live.fetch_sub(1, Ordering::SeqCst) == 1);
+        last.for_each(|at| kernel.cgroup_changed(at));
     }
 
     /// Groups below it.
@@ -189,6 +217,41 @@ impl Group {
 }
 
 impl Kernel {
+    /// What `cgroup.events` says of a group has changed. Who watches the file is told by the worker: locks are held here that are taken after
+    /// those of directories.
+    fn cgroup_changed(&self, at: &Cgroup) {
+        at.changes.note();
+        let Some(tree) = self.cgroups.tree.get().filter(|_| vfs::notify::active()) else { return };
+        if at.is_gone() || at.announced.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (tree, names, announced) = (tree.clone(), at.names(), at.announced.clone());
+        self.worker.start();
+        self.worker.add(move || {
+            announced.store(false, Ordering::SeqCst);
+            let events = names.iter().map(|name| &**name).chain([control::EVENTS.as_bytes()]);
+            // A group that is gone by now has nobody to be told.
+            if let Ok(file) = events.into_iter().try_fold(tree, |at, name| at.lookup(name)) {
+                vfs::notify::modified(&file);
+            }
+        });
+    }
+
+    /// Whether the groups' namespaces are borders: what is at their roots belongs to who is outside (`nsdelegate`).
+    fn has_borders(&self) -> bool {
+        self.cgroups.options.load(Ordering::Relaxed) & fs::NSDELEGATE != 0
+    }
+
+    /// Whether somebody sees both ends of a move, where that matters.
+    ///
+    /// # Errors
+    /// `ENOENT`
+    fn sees_move(&self, from: &Cgroup, to: &Cgroup, ns: &CgroupNamespace) -> SysResult<()> {
+        let root = ns.root(self);
+        let contained = !self.has_borders() || from.is_within(&root) && to.is_within(&root);
+        if contained { Ok(()) } else { Err(Errno::ENOENT) }
+    }
+
     /// A new process lives: it is counted where it is, or where its parent is if that is gone.
     pub(crate) fn enter_cgroup(&self, group: &Group) {
         let turn = self.cgroups.turn.lock();
@@ -198,7 +261,7 @@ impl Kernel {
         }
         *group.cgroup.lock() = Some(at.clone());
         group.counted.store(true, Ordering::SeqCst);
-        at.add();
+        at.add(self);
         drop(turn);
     }
 
@@ -220,46 +283,46 @@ impl Kernel {
             user.fetch_add(used.user, Ordering::Relaxed);
             system.fetch_add(used.system, Ordering::Relaxed);
         }
-        at.remove();
+        at.remove(self);
         drop(turn);
     }
 
-    /// Moves a process; who asks for it is `who`.
+    /// Moves a process, unless it has ended and stays where it was; who asks for it is `actor`.
     ///
     /// # Errors
-    /// `EACCES`; `ENODEV` for groups that are gone.
-    fn move_process(&self, group: &Group, to: &Arc<Cgroup>, who: &Credentials) -> SysResult<()> {
+    /// `EACCES`; `ENODEV` for groups that are gone, `ENOENT` for those out of the actor's sight.
+    fn move_process(&self, group: &Group, to: &Arc<Cgroup>, actor: &Actor) -> SysResult<()> {
         let turn = self.cgroups.turn.lock();
         if to.is_gone() {
             return Err(Errno::ENODEV);
         }
         let from = group.cgroup(self);
-        common(&from, to).may_move(who)?;
-        if !group.counted.load(Ordering::SeqCst) {
-            return Err(Errno::ESRCH);
-        }
-        if Arc::ptr_eq(&from, to) {
+        common(&from, to).may_move(&actor.who)?;
+        self.sees_move(&from, to, &actor.ns)?;
+        if !group.counted.load(Ordering::SeqCst) || Arc::ptr_eq(&from, to) {
             return Ok(());
         }
-        from.remove();
+        from.remove(self);
         *group.cgroup.lock() = Some(to.clone());
-        to.add();
+        to.add(self);
         group.frozen.store(to.is_frozen(), Ordering::SeqCst);
         drop(turn);
         group.threads().iter().for_each(|task| task.kick());
         Ok(())
     }
 
-    /// Whether `who`, in `from`, may make a process in `to` (clone3(2), `CLONE_INTO_CGROUP`).
+    /// Whether `actor`, in `from`, may make a process in `to` (clone3(2), `CLONE_INTO_CGROUP`).
     ///
     /// # Errors
-    /// `ENOENT` for groups that are gone; `EACCES`.
-    pub(crate) fn may_fork_into(&self, from: &Group, to: &Cgroup, who: &Credentials) -> SysResult<()> {
+    /// `ENOENT` for groups that are gone or out of sight; `EACCES`.
+    pub(crate) fn may_fork_into(&self, from: &Group, to: &Cgroup, actor: &Actor) -> SysResult<()> {
         if to.is_gone() {
             return Err(Errno::ENOENT);
         }
-        to.may_move(who)?;
-        common(&from.cgroup(self), to).may_move(who)
+        let from = from.cgroup(self);
+        to.may_move(&actor.who)?;
+        common(&from, to).may_move(&actor.who)?;
+        self.sees_move(&from, to, &actor.ns)
     }
 
     /// Whether there may be one task more in a group.
@@ -343,7 +406,7 @@ impl Kernel {
         *count -= 1;
         drop(children);
         self.detach_all(&child);
-        child.changed();
+        self.cgroup_changed(&child);
         Ok(())
     }
 
@@ -359,8 +422,8 @@ impl Kernel {
         }
         drop(turn);
         groups.iter().flat_map(|group| group.threads()).for_each(|task| task.kick());
-        cgroup.changed();
-        cgroup.descendants().iter().for_each(|below| below.changed());
+        self.cgroup_changed(cgroup);
+        cgroup.descendants().iter().for_each(|below| self.cgroup_changed(below));
     }
 }
 
