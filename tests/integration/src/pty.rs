@@ -95,8 +95,14 @@ impl Pty {
     #[must_use]
     pub fn start(&self, command: &Command) -> Child {
         let stream = || Stdio::from(self.slave.try_clone().unwrap());
-        let mut leader = Command::new("setsid");
-        leader.arg("--ctty").arg(command.get_program()).args(command.get_args()).env("TERM", "xterm").env("PS1", "outside> ");
+        // Who runs the tests may ignore signals (nohup, a shell's background), which is passed on.
+        let mut leader = Command::new("env");
+        leader
+            .args(["--default-signal", "setsid", "--ctty"])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .env("TERM", "xterm")
+            .env("PS1", "outside> ");
         leader.stdin(stream()).stdout(stream()).stderr(stream()).spawn().unwrap()
     }
 
