@@ -52,41 +52,27 @@ fn wide_alu(op: Alu, a: u64, b: u64) -> u64 {
     }
 }
 
-fn narrow_alu(op: Alu, a: u32, b: u32) -> u32 {
-    let (sa, sb) = (a.cast_signed(), b.cast_signed());
-    match op {
-        Alu::Div => a.checked_div(b).unwrap_or(0),
-        Alu::SignedDiv => {
-            if sb == 0 {
-                0
-            } else {
-                sa.wrapping_div(sb).cast_unsigned()
-            }
-        }
-        Alu::Mod => a.checked_rem(b).unwrap_or(a),
-        Alu::SignedMod => {
-            if sb == 0 {
-                a
-            } else {
-                sa.wrapping_rem(sb).cast_unsigned()
-            }
-        }
-        Alu::Lsh => a.wrapping_shl(b),
-        Alu::Rsh => a.wrapping_shr(b),
-        Alu::Arsh => sa.wrapping_shr(b).cast_unsigned(),
-        // Their low halves depend on low halves only.
-        _ => wide_alu(op, a.into(), b.into()) as u32,
-    }
+/// Of the low halves, which are numbers of 32 bits (RFC 9669, section 4.1): where signs or what is shifted in count they are extended.
+fn narrow_alu(op: Alu, a: u64, b: u64) -> u64 {
+    let (a, b) = (low(a, 32), low(b, 32));
+    let signed = |value| sign_extend(value, 32);
+    let result = match op {
+        Alu::SignedDiv | Alu::SignedMod => wide_alu(op, signed(a), signed(b)),
+        Alu::Lsh | Alu::Rsh => wide_alu(op, a, b & 31),
+        Alu::Arsh => wide_alu(op, signed(a), b & 31),
+        _ => wide_alu(op, a, b),
+    };
+    low(result, 32)
 }
 
 /// What an operation comes to.
 pub fn alu(op: Alu, wide: bool, a: u64, b: u64) -> u64 {
-    if wide { wide_alu(op, a, b) } else { narrow_alu(op, a as u32, b as u32).into() }
+    if wide { wide_alu(op, a, b) } else { narrow_alu(op, a, b) }
 }
 
 fn test(test: Test, wide: bool, a: u64, b: u64) -> bool {
-    let (a, b) = if wide { (a, b) } else { (a & 0xffff_ffff, b & 0xffff_ffff) };
     let bits = if wide { 64 } else { 32 };
+    let (a, b) = (low(a, bits), low(b, bits));
     let (sa, sb) = (sign_extend(a, bits).cast_signed(), sign_extend(b, bits).cast_signed());
     match test {
         Test::Eq => a == b,

@@ -47,6 +47,19 @@ fn arithmetic() {
     comes_to(&[mov(1, 0x1234_5678), i(0xdc, 1, 0, 0, 16)], 1, 0x7856);
     comes_to(&[mov(1, 0x1234_5678), i(0xd4, 1, 0, 0, 16)], 1, 0x5678);
     comes_to(&[mov(1, 0x1234_5678), i(0xd7, 1, 0, 0, 64)], 1, 0x7856_3412_0000_0000);
+    // Of 32 bits: by nothing, signs, and shifts by more than there is.
+    comes_to(&[mov(1, -7), i(0x34, 1, 0, 1, 2)], 1, 0xffff_fffd);
+    comes_to(&[mov(1, -7), i(0x94, 1, 0, 1, 2)], 1, 0xffff_ffff);
+    comes_to(&[mov(1, -7), mov(2, 0), i(0x3c, 1, 2, 1, 0)], 1, 0);
+    comes_to(&[mov(1, -7), mov(2, 0), i(0x9c, 1, 2, 1, 0)], 1, 0xffff_fff9);
+    comes_to(&[mov(1, -7), mov(2, 0), i(0x9c, 1, 2, 0, 0)], 1, 0xffff_fff9);
+    comes_to(&[mov(1, 7), mov(2, 33), i(0x6c, 1, 2, 0, 0)], 1, 14);
+    comes_to(&[mov(1, -8), mov(2, 33), i(0x7c, 1, 2, 0, 0)], 1, 0x7fff_fffc);
+    comes_to(&[mov(1, -8), mov(2, 33), i(0xcc, 1, 2, 0, 0)], 1, 0xffff_fffc);
+    comes_to(&[mov(1, i32::MIN), mov(2, -1), i(0x3c, 1, 2, 1, 0)], 1, 0x8000_0000);
+    comes_to(&[mov(1, i32::MIN), mov(2, -1), i(0x9c, 1, 2, 1, 0)], 1, 0);
+    comes_to(&[mov(1, 0x80), i(0xbc, 2, 1, 8, 0)], 2, 0xffff_ff80);
+    comes_to(&[mov(1, 5), i(0x84, 1, 0, 0, 0)], 1, 0xffff_fffb);
     // The most negative number by -1.
     let least = [mov(1, 1), i(0x67, 1, 0, 0, 63), mov(2, -1), i(0x3f, 1, 2, 1, 0)];
     comes_to(&least, 1, 1 << 63);
