@@ -6,16 +6,18 @@ use std::sync::{Arc, Weak};
 
 use abi::{Errno, SysResult};
 use auth::Kuid;
+use ebpf::{Instruction, Program, Refusal};
 use sync::{Mutex, monotonic_ns};
 
-/// Instructions of all programs together, at most: what they are kept in is the sentry's memory.
-const MAX_INSTRUCTIONS: usize = 4 << 20;
+/// Instructions of all programs together, at most: what they are kept in, some 40 bytes each, is the sentry's memory. One as long as may be
+/// fits.
+const MAX_INSTRUCTIONS: usize = 1 << 20;
 
 /// A program, alive as long as a descriptor or a control group has it.
 pub struct BpfProgram {
     pub id: u32,
     pub name: [u8; 16],
-    pub program: ebpf::Program,
+    pub program: Program,
     /// When it was loaded, in monotonic time.
     pub loaded: u64,
     pub uid: Kuid,
@@ -47,6 +49,8 @@ impl Drop for Room {
 pub struct Programs {
     table: Mutex<BTreeMap<u32, Weak<BpfProgram>>>,
     instructions: AtomicUsize,
+    /// Held by who verifies a program, which takes up to 20 MiB for what is known of its branches.
+    verifier: Mutex<()>,
 }
 
 impl Programs {
@@ -60,11 +64,20 @@ impl Programs {
         Ok(Room { programs: self.clone(), count })
     }
 
+    /// Verifies a program, one at a time.
+    ///
+    /// # Errors
+    /// As [`ebpf::Program::check`].
+    pub fn check(&self, source: &[Instruction]) -> Result<Program, Refusal> {
+        let _turn = self.verifier.lock();
+        Program::check(source)
+    }
+
     /// Adds a program, which gets a number.
     ///
     /// # Errors
     /// `ENOSPC` when there is none left.
-    pub fn add(&self, room: Room, program: ebpf::Program, name: [u8; 16], uid: Kuid, gpl: bool) -> SysResult<Arc<BpfProgram>> {
+    pub fn add(&self, room: Room, program: Program, name: [u8; 16], uid: Kuid, gpl: bool) -> SysResult<Arc<BpfProgram>> {
         let mut table = self.table.lock();
         let last = table.last_key_value().map_or(0, |(id, _)| *id);
         // The next one; when those are used up, one that is free again.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use abi::{Errno, SysResult, c, nr};
 use auth::Capability;
-use ebpf::{INSTRUCTION, Instruction, Program, Refusal};
+use ebpf::{INSTRUCTION, Instruction, Refusal};
 use task::{BpfProgram, Cgroup, Current};
 use usermem::UserMemoryExt;
 use vfs::{File, FileOps};
@@ -53,6 +53,11 @@ const ATTR: usize = 168;
 /// Bytes of `struct bpf_prog_info`.
 const INFO: usize = 232;
 
+/// A count as a field has it.
+fn count_bytes(count: usize) -> [u8; 4] {
+    u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes()
+}
+
 /// Bytes that hold numbers at fixed places.
 struct Fields<const N: usize>([u8; N]);
 
@@ -67,6 +72,11 @@ impl<const N: usize> Fields<N> {
 
     fn u64(&self, at: usize) -> u64 {
         u64::from_le_bytes(self.array(at))
+    }
+
+    /// Puts a number there.
+    fn put_count(&mut self, at: usize, count: usize) {
+        self.put(at, &count_bytes(count));
     }
 
     fn put(&mut self, at: usize, bytes: &[u8]) {
@@ -231,7 +241,7 @@ fn load(t: &Current, attr: &Attr) -> SysResult<u64> {
     let name = name(attr.fields.array(48))?;
     let instructions: Vec<_> = bytes.as_chunks().0.iter().map(|bytes| Instruction::from_bytes(*bytes)).collect();
     drop(bytes);
-    let checked = Program::check(&instructions);
+    let checked = t.task.kernel.programs.check(&instructions);
     log(t, attr, checked.as_ref().map(|_| count))?;
     let checked = checked.map_err(|refusal| refusal.errno)?;
     let loaded = t.task.kernel.programs.add(room, checked, name, t.credentials().euid, is_gpl(&license))?;
@@ -276,7 +286,7 @@ fn log(t: &Current, attr: &Attr, checked: Result<usize, &Refusal>) -> SysResult<
     };
     text.push('\0');
     if attr.size >= TRUE_SIZE + 4 {
-        attr.answer(t, TRUE_SIZE as u64, &(text.len() as u32).to_le_bytes())?;
+        attr.answer(t, TRUE_SIZE as u64, &count_bytes(text.len()))?;
     }
     if addr == 0 {
         return Ok(());
@@ -348,7 +358,7 @@ fn query(t: &Current, attr: &Attr) -> SysResult<u64> {
         attached.programs = if place == AT_DEVICE { group.effective() } else { Vec::new() };
     }
     attr.answer(t, 12, &attached.flags.to_le_bytes())?;
-    attr.answer(t, 24, &u32::try_from(attached.programs.len()).unwrap_or(u32::MAX).to_le_bytes())?;
+    attr.answer(t, 24, &count_bytes(attached.programs.len()))?;
     if !effective && attr.size >= REVISION + 8 {
         attr.answer(t, REVISION as u64, &attached.revision.to_le_bytes())?;
     }
@@ -407,11 +417,11 @@ fn info(t: &Current, attr: &Attr) -> SysResult<u64> {
     for (at, record) in [(132, 8u32), (172, 16), (176, 8)] {
         info.put(at, &record.to_le_bytes());
     }
-    info.put(216, &(source.len() as u32).to_le_bytes());
+    info.put_count(216, source.len());
     // Only who may load programs sees what is in them.
     if capable(t, Capability::BPF).is_ok() {
         let bytes: Vec<u8> = source.iter().flat_map(|instruction| instruction.to_bytes()).collect();
-        info.put(20, &(bytes.len() as u32).to_le_bytes());
+        info.put_count(20, bytes.len());
         t.mm.write(to, bytes.get(..space).unwrap_or(&bytes))?;
         info.put(180, &1u32.to_le_bytes());
         if tags != 0 {
@@ -423,5 +433,5 @@ fn info(t: &Current, attr: &Attr) -> SysResult<u64> {
     }
     let known = size.min(INFO);
     t.mm.write(addr, info.0.get(..known).unwrap_or_default())?;
-    attr.answer(t, 4, &(known as u32).to_le_bytes()).map(|()| 0)
+    attr.answer(t, 4, &count_bytes(known)).map(|()| 0)
 }
