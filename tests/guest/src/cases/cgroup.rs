@@ -13,6 +13,8 @@ pub const CASES: &[Case] = &[
     Case { name: "cgroup-files", calls: "mount mkdir rmdir", run: files },
     Case { name: "cgroup-members", calls: "clone3", run: members },
     Case { name: "cgroup-freeze", calls: "kill", run: freeze },
+    Case { name: "cgroup-watched", calls: "inotify_add_watch", run: watched },
+    Case { name: "cgroup-xattrs", calls: "setxattr getxattr listxattr removexattr", run: xattrs },
     Case { name: "cgroup-namespace", calls: "unshare", run: namespace },
 ];
 
@@ -149,6 +151,49 @@ fn freeze() {
     });
 }
 
+/// inotify(7) tells of changes of cgroup.events.
+fn watched() {
+    in_group(|group| {
+        let fd = ok!(SYS_inotify_init1, IN_NONBLOCK) as i32;
+        let name = std::ffi::CString::new(group.join("cgroup.events").to_str().unwrap()).unwrap();
+        ok!(SYS_inotify_add_watch, fd, name.as_c_str(), IN_MODIFY);
+        let told = || {
+            let mut poll = pollfd { fd, events: POLLIN, revents: 0 };
+            if ok!(SYS_poll, &mut poll, 1, 2000) == 0 {
+                return 0;
+            }
+            let mut event = [0u32; 4];
+            ok!(SYS_read, fd, &mut event, 16);
+            event[1]
+        };
+        for place in [group, group.parent().unwrap()] {
+            fs::write(place.join("cgroup.procs"), "0").unwrap();
+            assert_eq!(told(), IN_MODIFY);
+        }
+    });
+}
+
+/// Managers note things of groups in `user` attributes.
+fn xattrs() {
+    in_group(|group| {
+        for place in [group.to_owned(), group.join("cgroup.procs")] {
+            let path = std::ffi::CString::new(place.to_str().unwrap()).unwrap();
+            let path = path.as_c_str();
+            let mut value = [0u8; 8];
+            assert_eq!(sys!(SYS_getxattr, path, c"user.a", &mut value, 8), Err(ENODATA));
+            assert_eq!(sys!(SYS_setxattr, path, c"user.a", c"one", 3, XATTR_REPLACE), Err(ENODATA));
+            ok!(SYS_setxattr, path, c"user.a", c"one", 3, 0);
+            assert_eq!(sys!(SYS_setxattr, path, c"user.a", c"two", 3, XATTR_CREATE), Err(EEXIST));
+            assert_eq!((ok!(SYS_getxattr, path, c"user.a", &mut value, 8), &value[..3]), (3, &b"one"[..]));
+            let mut names = [0u8; 64];
+            let len = ok!(SYS_listxattr, path, &mut names, 64) as usize;
+            assert!(names[..len].split(|byte| *byte == 0).any(|name| name == b"user.a"));
+            ok!(SYS_removexattr, path, c"user.a");
+            assert_eq!(sys!(SYS_removexattr, path, c"user.a"), Err(ENODATA));
+        }
+    });
+}
+
 fn namespace() {
     in_group(|group| {
         fs::write(group.join("cgroup.procs"), "0").unwrap();
@@ -159,6 +204,9 @@ fn namespace() {
                 text.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_owned()
             };
             assert_eq!(line("self"), "/");
+            // What is mounted lies above the namespace's root.
+            let place = format!(" /.. {} ", group.parent().unwrap().display());
+            assert!(read("/proc/self/mountinfo".into()).contains(&place));
             fs::write(group.parent().unwrap().join("cgroup.procs"), "0").unwrap();
             assert!(line("self").starts_with("/.."));
             0

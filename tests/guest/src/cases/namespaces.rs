@@ -11,6 +11,7 @@ pub const CASES: &[Case] = &[
     Case { name: "pid-namespace", calls: "unshare clone getpid getppid kill wait4", run: pid },
     Case { name: "namespace-files", calls: "setns ioctl unshare", run: files },
     Case { name: "join-pid-namespace", calls: "setns unshare", run: join_pid },
+    Case { name: "namespaces-by-pidfd", calls: "setns pidfd_open", run: by_process },
     Case { name: "mount-namespace", calls: "unshare setns mount", run: mounts },
     Case { name: "pid-namespace-init", calls: "unshare clone kill", run: init },
 ];
@@ -216,6 +217,34 @@ fn join_pid() {
         put(write, b"x");
         assert_eq!(reap(init), 0);
         second
+    });
+    assert_eq!(status, 0);
+}
+
+/// Several namespaces of a process at once: all or none.
+fn by_process() {
+    needs(CLONE_NEWNS);
+    let status = in_child(|| {
+        let [read, write] = new_pipe();
+        let other = spawn(|| {
+            ok!(SYS_unshare, CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNS);
+            put(write, b"x");
+            unsafe { pause() }
+        });
+        get(read, 1);
+        let fd = ok!(SYS_pidfd_open, other, 0);
+        let same = |name: &str| link(&format!("/proc/self/ns/{name}")) == link(&format!("/proc/{other}/ns/{name}"));
+        assert_eq!(sys!(SYS_setns, fd, 0), Err(EINVAL));
+        assert_eq!(sys!(SYS_setns, fd, CLONE_NEWUTS | CLONE_VM), Err(EINVAL));
+        // Nobody enters the user namespace that it is in.
+        assert_eq!(sys!(SYS_setns, fd, CLONE_NEWUTS | CLONE_NEWUSER), Err(EINVAL));
+        assert!(!same("uts"));
+        ok!(SYS_setns, fd, CLONE_NEWUTS | CLONE_NEWNS);
+        assert!(same("uts") && same("mnt") && !same("ipc"));
+        ok!(SYS_kill, other, SIGKILL);
+        assert_eq!(reap(other), SIGKILL);
+        assert_eq!(sys!(SYS_setns, fd, CLONE_NEWIPC), Err(ESRCH));
+        0
     });
     assert_eq!(status, 0);
 }
